@@ -1,0 +1,5 @@
+//! Pictures on disk → batches.
+
+mod preprocess;
+
+pub use preprocess::Preprocess;

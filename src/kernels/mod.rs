@@ -1,0 +1,1 @@
+//! The CPU 3×3 convolution and pooling, forward and backward.

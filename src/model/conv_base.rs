@@ -1,0 +1,374 @@
+//! VGG without its top: five blocks of 3×3 convolutions, each frozen or trainable.
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::backbone::{Backbone, BlockInfo, LayerInfo, Mode};
+use super::parameter::Parameter;
+use super::vgg::{Block, ConvLayer, Vgg};
+use super::weights::Weights;
+use crate::{Error, Preprocess, Result};
+
+/// The smallest picture side: five poolings leave one pixel of it.
+const MIN_SIDE: usize = 32;
+
+/// A VGG base without its top, with a freeze flag for each of its five blocks.
+///
+/// Images (N, 3, H, W), H and W at least 32, become features (N, 512, H/32, W/32). Every block starts
+/// trainable.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use headstart::{Block, ConvBase, Weights};
+///
+/// let device = Device::Cpu;
+/// let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &device)?
+///     .frozen()
+///     .unfreeze(Block::Conv5)?;
+/// assert!(base.is_trainable(Block::Conv5) && !base.is_trainable(Block::Conv4));
+///
+/// let images = Tensor::zeros((1, 3, 32, 48), candle_core::DType::F32, &device)?;
+/// assert_eq!(base.forward(&images)?.dims(), [1, 512, 1, 1]);
+/// # Ok::<(), headstart::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConvBase {
+    vgg: Vgg,
+    preprocess: Preprocess,
+    convolutions: Vec<Convolution>,
+}
+
+/// One convolution of the base, with its parameters.
+#[derive(Clone, Debug)]
+struct Convolution {
+    layer: ConvLayer,
+    /// (out, in, 3, 3)
+    weight: Parameter,
+    /// (out)
+    bias: Parameter,
+}
+
+impl ConvBase {
+    /// A base of the given architecture.
+    ///
+    /// # Errors
+    /// What [`Weights`] says of its source.
+    pub fn new(vgg: Vgg, weights: Weights, device: &Device) -> Result<Self> {
+        let layers = vgg.layers();
+        let (tensors, preprocess) = weights.load(vgg, &layers, device)?;
+        Self::from_tensors(vgg, tensors, preprocess)
+    }
+
+    /// A base from its weights and biases, in the table's order.
+    pub(crate) fn from_tensors(
+        vgg: Vgg,
+        tensors: Vec<(Tensor, Tensor)>,
+        preprocess: Preprocess,
+    ) -> Result<Self> {
+        let convolutions = vgg
+            .layers()
+            .into_iter()
+            .zip(tensors)
+            .map(|(layer, (weight, bias))| {
+                Ok(Convolution {
+                    layer,
+                    weight: Parameter::Trainable(Var::from_tensor(&weight)?),
+                    bias: Parameter::Trainable(Var::from_tensor(&bias)?),
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            vgg,
+            preprocess,
+            convolutions,
+        })
+    }
+
+    /// VGG11: see [`ConvBase::new`].
+    ///
+    /// # Errors
+    /// What [`Weights`] says of its source.
+    pub fn vgg11(weights: Weights, device: &Device) -> Result<Self> {
+        Self::new(Vgg::Vgg11, weights, device)
+    }
+
+    /// VGG13: see [`ConvBase::new`].
+    ///
+    /// # Errors
+    /// What [`Weights`] says of its source.
+    pub fn vgg13(weights: Weights, device: &Device) -> Result<Self> {
+        Self::new(Vgg::Vgg13, weights, device)
+    }
+
+    /// VGG16: see [`ConvBase::new`].
+    ///
+    /// # Errors
+    /// What [`Weights`] says of its source.
+    pub fn vgg16(weights: Weights, device: &Device) -> Result<Self> {
+        Self::new(Vgg::Vgg16, weights, device)
+    }
+
+    /// VGG19: see [`ConvBase::new`].
+    ///
+    /// # Errors
+    /// What [`Weights`] says of its source.
+    pub fn vgg19(weights: Weights, device: &Device) -> Result<Self> {
+        Self::new(Vgg::Vgg19, weights, device)
+    }
+
+    /// Freezes every block: training leaves them bit for bit as they are.
+    pub fn frozen(mut self) -> Self {
+        for convolution in &mut self.convolutions {
+            convolution.freeze();
+        }
+        self
+    }
+
+    /// Makes one block trainable and leaves the others as they are.
+    ///
+    /// # Errors
+    /// candle's, when the device has no room for the variables.
+    pub fn unfreeze(mut self, block: Block) -> Result<Self> {
+        self.set_block(block, true)?;
+        Ok(self)
+    }
+
+    /// Makes a block and all after it trainable and leaves those before as they are.
+    ///
+    /// # Errors
+    /// candle's, when the device has no room for the variables.
+    pub fn unfreeze_from(mut self, first: Block) -> Result<Self> {
+        for block in Block::ALL.into_iter().filter(|block| *block >= first) {
+            self.set_block(block, true)?;
+        }
+        Ok(self)
+    }
+
+    /// Sets one block's flag.
+    ///
+    /// # Errors
+    /// candle's, when the device has no room for the variables.
+    pub fn set_block(&mut self, block: Block, trainable: bool) -> Result<()> {
+        for convolution in self
+            .convolutions
+            .iter_mut()
+            .filter(|c| c.layer.block == block)
+        {
+            if trainable {
+                convolution.weight.unfreeze()?;
+                convolution.bias.unfreeze()?;
+            } else {
+                convolution.freeze();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether training may change a block.
+    pub fn is_trainable(&self, block: Block) -> bool {
+        self.block(block).all(|c| c.weight.var().is_some())
+    }
+
+    /// Overrides what pixels must look like for these weights.
+    pub fn with_preprocess(mut self, preprocess: Preprocess) -> Self {
+        self.preprocess = preprocess;
+        self
+    }
+
+    /// The architecture.
+    pub fn vgg(&self) -> Vgg {
+        self.vgg
+    }
+
+    /// Features of preprocessed images: (N, 3, H, W) → (N, 512, H/32, W/32).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for images of another shape, or smaller than 32×32.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_to(images, Block::Conv5)
+    }
+
+    /// The output of one block, its pooling included: (N, 3, H, W) → (N, C, H/2ᵇ, W/2ᵇ) for block b.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for images of another shape, or smaller than 32×32.
+    pub fn forward_to(&self, images: &Tensor, block: Block) -> Result<Tensor> {
+        self.run(images, block, Mode::Train)
+    }
+
+    /// Runs the blocks up to `last`. A frozen block before the first trainable one has no graph, because
+    /// neither its input nor its parameters have one: nothing of it is kept.
+    fn run(&self, images: &Tensor, last: Block, mode: Mode) -> Result<Tensor> {
+        match images.dims() {
+            [_, 3, h, w] if *h >= MIN_SIDE && *w >= MIN_SIDE => {}
+            dims => {
+                return Err(Error::Shape {
+                    what: "images".into(),
+                    expected: "(N, 3, H, W) with H and W at least 32".into(),
+                    found: dims.to_vec(),
+                });
+            }
+        }
+        let mut features = images.clone();
+        for block in Block::ALL.into_iter().filter(|block| *block <= last) {
+            for convolution in self.block(block) {
+                features = convolution.forward(&features, mode)?;
+            }
+            features = max_pool(&features)?;
+        }
+        Ok(features)
+    }
+
+    fn block(&self, block: Block) -> impl Iterator<Item = &Convolution> {
+        self.convolutions
+            .iter()
+            .filter(move |c| c.layer.block == block)
+    }
+}
+
+impl Convolution {
+    fn forward(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (weight, bias) = match mode {
+            Mode::Train => (self.weight.tensor().clone(), self.bias.tensor().clone()),
+            Mode::Infer => (self.weight.detached(), self.bias.detached()),
+        };
+        let bias = bias.reshape((1, (), 1, 1))?;
+        Ok(input
+            .conv2d(&weight, 1, 1, 1, 1)?
+            .broadcast_add(&bias)?
+            .relu()?)
+    }
+
+    fn freeze(&mut self) {
+        self.weight.freeze();
+        self.bias.freeze();
+    }
+
+    fn parameters(&self) -> usize {
+        self.weight.tensor().elem_count() + self.bias.tensor().elem_count()
+    }
+}
+
+/// 2×2 max-pool with stride 2; an odd last row or column is left out, as Keras and PyTorch do.
+///
+/// Written with elementwise maxima because the gradient of candle's own `max_pool2d` is wrong: a quarter of
+/// the true one where a window has one maximum (0.11: the mask's average scales it), misplaced for odd sizes.
+fn max_pool(input: &Tensor) -> Result<Tensor> {
+    let (n, c, h, w) = input.dims4()?;
+    let rows = input
+        .narrow(2, 0, h / 2 * 2)?
+        .narrow(3, 0, w / 2 * 2)?
+        .reshape((n, c, h / 2, 2, w / 2 * 2))?;
+    let rows = rows.narrow(3, 0, 1)?.maximum(&rows.narrow(3, 1, 1)?)?;
+    let columns = rows.reshape((n, c, h / 2, w / 2, 2))?;
+    Ok(columns
+        .narrow(4, 0, 1)?
+        .maximum(&columns.narrow(4, 1, 1)?)?
+        .squeeze(4)?)
+}
+
+impl Backbone for ConvBase {
+    fn architecture(&self) -> String {
+        self.vgg.name().to_owned()
+    }
+
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.run(images, Block::Conv5, mode)
+    }
+
+    fn output_shape(&self, height: usize, width: usize) -> Result<[usize; 3]> {
+        if height < MIN_SIDE || width < MIN_SIDE {
+            return Err(Error::option(
+                "input size",
+                format!("{height}×{width}"),
+                "32×32 or larger",
+            ));
+        }
+        Ok([self.vgg.channels()[4], height / 32, width / 32])
+    }
+
+    fn blocks(&self) -> Vec<BlockInfo> {
+        Block::ALL
+            .into_iter()
+            .map(|block| BlockInfo {
+                name: block.name().to_owned(),
+                trainable: self.is_trainable(block),
+            })
+            .collect()
+    }
+
+    fn set_trainable(&mut self, block: usize, trainable: bool) -> Result<()> {
+        let block = *Block::ALL
+            .get(block)
+            .ok_or_else(|| Error::option("block", block, "0 to 4"))?;
+        self.set_block(block, trainable)
+    }
+
+    fn variables(&self) -> Vec<(String, Var)> {
+        let mut variables = Vec::new();
+        for convolution in &self.convolutions {
+            for (parameter, kind) in [(&convolution.weight, "weight"), (&convolution.bias, "bias")]
+            {
+                if let Some(var) = parameter.var() {
+                    variables.push((format!("{}.{kind}", convolution.layer.name), var.clone()));
+                }
+            }
+        }
+        variables
+    }
+
+    fn tensors(&self) -> Vec<(String, Tensor)> {
+        let mut tensors = Vec::new();
+        for Convolution {
+            layer,
+            weight,
+            bias,
+        } in &self.convolutions
+        {
+            tensors.push((format!("{}.weight", layer.name), weight.detached()));
+            tensors.push((format!("{}.bias", layer.name), bias.detached()));
+        }
+        tensors
+    }
+
+    fn layers(&self, height: usize, width: usize) -> Result<Vec<LayerInfo>> {
+        self.output_shape(height, width)?;
+        let mut layers = Vec::new();
+        for block in Block::ALL {
+            let (h, w) = (height >> block.index(), width >> block.index());
+            for convolution in self.block(block) {
+                layers.push(LayerInfo {
+                    name: convolution.layer.name.clone(),
+                    kind: "Conv2D",
+                    output: vec![convolution.layer.out_channels, h, w],
+                    parameters: convolution.parameters(),
+                    trainable: convolution.weight.var().is_some(),
+                });
+            }
+            layers.push(LayerInfo {
+                name: format!("{}_pool", block.name()),
+                kind: "MaxPooling2D",
+                output: vec![self.vgg.channels()[block.index()], h / 2, w / 2],
+                parameters: 0,
+                trainable: self.is_trainable(block),
+            });
+        }
+        Ok(layers)
+    }
+
+    fn preprocess(&self) -> Preprocess {
+        self.preprocess
+    }
+}
+
+/// The device and number type a base computes in.
+impl ConvBase {
+    /// Where the base lives.
+    pub fn device(&self) -> &Device {
+        self.convolutions[0].weight.tensor().device()
+    }
+
+    /// The number type of its weights.
+    pub fn dtype(&self) -> DType {
+        self.convolutions[0].weight.tensor().dtype()
+    }
+}
