@@ -1,6 +1,6 @@
 //! What a classifier and a trainer ask of a base: the only door between them and an architecture.
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use crate::{Preprocess, Result};
 
@@ -74,6 +74,9 @@ pub trait Backbone {
     /// # Errors
     /// [`Error::Option`](crate::Error::Option) for a size the base cannot take.
     fn layers(&self, height: usize, width: usize) -> Result<Vec<LayerInfo>>;
+
+    /// Where the base lives.
+    fn device(&self) -> Device;
 
     /// What pixels must look like for the weights the base holds.
     fn preprocess(&self) -> Preprocess;

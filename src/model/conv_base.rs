@@ -1,9 +1,10 @@
 //! VGG without its top: five blocks of 3×3 convolutions, each frozen or trainable.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use super::backbone::{Backbone, BlockInfo, LayerInfo, Mode};
 use super::parameter::Parameter;
+use super::summary::Summary;
 use super::vgg::{Block, ConvLayer, Vgg};
 use super::weights::Weights;
 use crate::{Error, Preprocess, Result};
@@ -177,6 +178,15 @@ impl ConvBase {
     /// The architecture.
     pub fn vgg(&self) -> Vgg {
         self.vgg
+    }
+
+    /// The table of layers for pictures of (height, width) pixels, with totals.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a size below 32×32.
+    pub fn summary(&self, (height, width): (usize, usize)) -> Result<Summary> {
+        let layers = self.layers(height, width)?;
+        Ok(Summary::new(self.architecture(), layers))
     }
 
     /// Features of preprocessed images: (N, 3, H, W) → (N, 512, H/32, W/32).
@@ -355,20 +365,11 @@ impl Backbone for ConvBase {
         Ok(layers)
     }
 
+    fn device(&self) -> Device {
+        self.convolutions[0].weight.tensor().device().clone()
+    }
+
     fn preprocess(&self) -> Preprocess {
         self.preprocess
-    }
-}
-
-/// The device and number type a base computes in.
-impl ConvBase {
-    /// Where the base lives.
-    pub fn device(&self) -> &Device {
-        self.convolutions[0].weight.tensor().device()
-    }
-
-    /// The number type of its weights.
-    pub fn dtype(&self) -> DType {
-        self.convolutions[0].weight.tensor().dtype()
     }
 }

@@ -1,0 +1,53 @@
+//! Santa or not Santa: transfer learning from class folders to a saved classifier.
+//!
+//! ```text
+//! cargo run --release --example santa -- --help
+//! ```
+
+mod predict;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+/// Trains a picture classifier on class folders, on top of a pretrained VGG base.
+///
+/// DIR holds three folders, `train`, `validation` and `test`, each with one folder of pictures per class
+/// (`santa`, `not_santa`, or any names of yours). The base's blocks stay frozen but for those you open with
+/// `--unfreeze`; a new head is trained on top. The run writes history.csv, metrics.json and
+/// model.safetensors to the folder `--out`; `santa predict` uses the model.
+#[derive(Parser)]
+#[command(
+    name = "santa",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  \
+        santa --data pictures --weights vgg16.safetensors --arch vgg16\n  \
+        santa --data pictures --unfreeze block5 --epochs 20 --out runs/fine-tuned\n  \
+        santa predict runs/santa/model.safetensors photo.jpg"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: train::Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Classifies pictures with a saved model.
+    Predict(predict::Options),
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Some(Command::Predict(options)) => predict::run(&options),
+        None => train::run(&cli.train),
+    };
+    if let Err(error) = outcome {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    }
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! `santa`: a training run from class folders to a saved classifier.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use clap::ValueEnum;
+use headstart::{
+    Augmenter, Block, Classifier, ConvBase, DirectoryDataset, Evaluation, Head, History, Preprocess,
+    RmsProp, Trainer, Vgg, Weights,
+};
+
+/// What a training run takes.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Folder with `train`, `validation` and `test`, each holding one folder per class.
+    #[arg(long, value_name = "DIR", required = true)]
+    data: Option<PathBuf>,
+    /// Architecture of the base: vgg11, vgg13, vgg16 or vgg19.
+    #[arg(long, default_value = "vgg19")]
+    arch: Vgg,
+    /// Weights of the base: `imagenet` (fetched once, then cached), `random`, or a safetensors file.
+    #[arg(long, default_value = "imagenet", value_name = "imagenet|random|FILE")]
+    weights: String,
+    /// What pixels are turned into: `unit` divides by 255 as the notebook does, `weights` does what the
+    /// weights were trained with.
+    #[arg(long, default_value = "unit")]
+    preprocess: PreprocessChoice,
+    /// The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
+    /// those after it are trained, those before it stay frozen.
+    #[arg(long, default_value = "none")]
+    unfreeze: String,
+    /// One sigmoid unit (two classes) or one softmax unit per class.
+    #[arg(long, default_value = "sigmoid")]
+    head: HeadChoice,
+    /// How many times the training pictures are seen.
+    #[arg(long, default_value_t = 10)]
+    epochs: usize,
+    /// How many pictures make one update.
+    #[arg(long, default_value_t = 20)]
+    batch_size: usize,
+    /// Learning rate of RMSprop.
+    #[arg(long, default_value_t = 2e-5)]
+    lr: f64,
+    /// Side, in pixels, that pictures are resized to; 32 or more.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Fixes every random choice: two runs with one seed give the same figures.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Trains on the pictures as they are, without random rotations, shifts, shears, zooms and flips.
+    #[arg(long)]
+    no_augment: bool,
+    /// Where history.csv, metrics.json and model.safetensors go.
+    #[arg(long, default_value = "runs/santa", value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// What `--preprocess` takes.
+#[derive(Clone, Copy, ValueEnum)]
+enum PreprocessChoice {
+    Unit,
+    Weights,
+}
+
+/// What `--head` takes.
+#[derive(Clone, Copy, ValueEnum)]
+enum HeadChoice {
+    Sigmoid,
+    Softmax,
+}
+
+/// Trains, evaluates, shows and saves.
+pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let device = Device::cuda_if_available(0)?;
+    let data = options.data.as_ref().ok_or("--data DIR is needed")?;
+    let train = DirectoryDataset::open(data.join("train"))?;
+    let open = |part: &str| DirectoryDataset::open_with_classes(data.join(part), train.class_names());
+    let (validation, test) = (open("validation")?, open("test")?);
+    println!(
+        "{} training, {} validation and {} test pictures of {}",
+        train.len(),
+        validation.len(),
+        test.len(),
+        train.class_names().join(", ")
+    );
+
+    let mut model = build(options, train.class_names(), &device)?;
+    println!("{}", model.summary()?);
+
+    let mut trainer = Trainer::new(RmsProp::new(options.lr))
+        .epochs(options.epochs)
+        .batch_size(options.batch_size)
+        .seed(options.seed);
+    if !options.no_augment {
+        trainer = trainer.augment(Augmenter::notebook());
+    }
+    let history = trainer.fit(&mut model, &train, &validation)?;
+    print_history(&history);
+
+    let evaluation = model.evaluate(&test)?;
+    println!("\nOn the test pictures, none of which was trained on:\n{evaluation}");
+    for dataset in [&train, &validation, &test] {
+        if let Some(line) = dataset.problem_summary() {
+            println!("{line}");
+        }
+    }
+    print_verdicts(&model, &test)?;
+    save(options, &model, &history, &evaluation)
+}
+
+fn build(
+    options: &Options,
+    class_names: &[String],
+    device: &Device,
+) -> Result<Classifier, Box<dyn std::error::Error>> {
+    let weights = match options.weights.as_str() {
+        "imagenet" => Weights::ImageNet,
+        "random" => Weights::Random { seed: options.seed },
+        file => Weights::file(file),
+    };
+    let mut base = ConvBase::new(options.arch, weights, device)?.frozen();
+    if options.unfreeze != "none" {
+        base = base.unfreeze_from(options.unfreeze.parse::<Block>()?)?;
+    }
+    if let PreprocessChoice::Unit = options.preprocess {
+        base = base.with_preprocess(Preprocess::Unit);
+    }
+    let head = match options.head {
+        HeadChoice::Sigmoid => Head::sigmoid(),
+        HeadChoice::Softmax => Head::softmax(class_names.len()),
+    };
+    let head = head.hidden(132).seed(options.seed);
+    Ok(Classifier::new(base, head, class_names)?.input_size(options.size, options.size)?)
+}
+
+fn print_history(history: &History) {
+    println!("epoch    loss  accuracy  val loss  val accuracy  seconds");
+    for e in &history.epochs {
+        println!(
+            "{:>5}  {:.4}    {:.4}    {:.4}        {:.4}  {:>7.1}",
+            e.epoch, e.loss, e.accuracy, e.val_loss, e.val_accuracy, e.seconds
+        );
+    }
+}
+
+/// The verdict on the first three test pictures of each class.
+fn print_verdicts(model: &Classifier, test: &DirectoryDataset) -> headstart::Result<()> {
+    println!("\nSome verdicts:");
+    for label in 0..test.class_names().len() {
+        let pictures = test.items().iter().filter(|item| item.label == label);
+        for item in pictures.take(3) {
+            match model.predict(&item.path) {
+                Ok(prediction) => println!("  {}: {prediction}", shown(&item.path, test.root())),
+                Err(error) => println!("  {error}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn shown(path: &Path, root: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}
+
+fn save(
+    options: &Options,
+    model: &Classifier,
+    history: &History,
+    evaluation: &Evaluation,
+) -> Result<(), Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(&options.out)
+        .map_err(|error| format!("{}: {error}", options.out.display()))?;
+    history.save_csv(options.out.join("history.csv"))?;
+    let metrics = serde_json::json!({
+        "test": evaluation,
+        "seconds_per_epoch": history.seconds_per_epoch(),
+        "seed": options.seed,
+        "settings": {
+            "arch": options.arch,
+            "weights": options.weights,
+            "preprocess": model.preprocess(),
+            "unfreeze": options.unfreeze,
+            "head": match options.head { HeadChoice::Sigmoid => "sigmoid", HeadChoice::Softmax => "softmax" },
+            "epochs": options.epochs,
+            "batch_size": options.batch_size,
+            "lr": options.lr,
+            "size": options.size,
+            "augment": !options.no_augment,
+        },
+    });
+    std::fs::write(
+        options.out.join("metrics.json"),
+        serde_json::to_string_pretty(&metrics)? + "\n",
+    )?;
+    let file = options.out.join("model.safetensors");
+    model.save(&file)?;
+    println!(
+        "\nSaved to {}. Try it on a picture of yours:\n  santa predict {} PICTURE",
+        options.out.display(),
+        file.display()
+    );
+    Ok(())
+}

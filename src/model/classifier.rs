@@ -1,0 +1,361 @@
+//! A base, a head, and everything needed to use them on a picture later, in one file.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor, Var};
+use image::{DynamicImage, RgbImage};
+
+use super::backbone::{Backbone, Mode};
+use super::conv_base::ConvBase;
+use super::head::{Dropout, Head, HeadLayers};
+use super::summary::Summary;
+use crate::data::{self, Resize};
+use crate::{Error, Preprocess, Result};
+
+/// The input size a classifier starts with, in pixels: the notebook's.
+const DEFAULT_SIZE: (usize, usize) = (64, 64);
+
+/// A picture classifier: a convolutional base, a head, and what they need to take a picture from a file to a
+/// class name (class names, input size, resize filter, preprocess).
+///
+/// ```
+/// use candle_core::Device;
+/// use headstart::{Classifier, ConvBase, Head, Weights};
+/// use image::DynamicImage;
+///
+/// let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu)?.frozen();
+/// let model = Classifier::new(base, Head::sigmoid().hidden(8), &["cat", "dog"])?.input_size(32, 48)?;
+/// let prediction = model.predict(&DynamicImage::new_rgb8(300, 200))?;
+/// assert!(prediction.probability("cat").is_some());
+/// # Ok::<(), headstart::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Classifier<B = ConvBase> {
+    pub(super) base: B,
+    pub(super) head: HeadLayers,
+    pub(super) class_names: Vec<String>,
+    pub(super) input_size: (usize, usize),
+    pub(super) resize: Resize,
+    pub(super) preprocess: Preprocess,
+}
+
+impl<B: Backbone> Classifier<B> {
+    /// Puts a fresh head on a base, for pictures of 64×64 pixels (see [`input_size`](Self::input_size)).
+    ///
+    /// The preprocess is the one the base's weights carry.
+    ///
+    /// # Errors
+    /// [`Error::Option`] unless the head has one output per class (one sigmoid unit for two classes) and the
+    /// class names are distinct.
+    pub fn new(base: B, head: Head, class_names: &[impl AsRef<str>]) -> Result<Self> {
+        let class_names: Vec<String> =
+            class_names.iter().map(|name| name.as_ref().to_owned()).collect();
+        check_classes(&class_names, &head)?;
+        let (height, width) = DEFAULT_SIZE;
+        let head = head.build(base.output_shape(height, width)?, &base.device())?;
+        let preprocess = base.preprocess();
+        Ok(Self {
+            base,
+            head,
+            class_names,
+            input_size: DEFAULT_SIZE,
+            resize: Resize::default(),
+            preprocess,
+        })
+    }
+
+    /// Sets the size pictures are resized to, in pixels. It decides the shape of the head, which is made
+    /// afresh: call it before training.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a size the base cannot take.
+    pub fn input_size(mut self, height: usize, width: usize) -> Result<Self> {
+        let features = self.base.output_shape(height, width)?;
+        self.head = self.head.config().build(features, &self.base.device())?;
+        self.input_size = (height, width);
+        Ok(self)
+    }
+
+    /// Sets the resize filter; the default is [`Resize::Bilinear`].
+    pub fn resize(mut self, resize: Resize) -> Self {
+        self.resize = resize;
+        self
+    }
+
+    /// Class names in the order of their labels.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// Height and width, in pixels, that pictures are resized to.
+    pub fn size(&self) -> (usize, usize) {
+        self.input_size
+    }
+
+    /// The filter pictures are resized with.
+    pub fn resize_filter(&self) -> Resize {
+        self.resize
+    }
+
+    /// What pixels are turned into for the base.
+    pub fn preprocess(&self) -> Preprocess {
+        self.preprocess
+    }
+
+    /// The base.
+    pub fn base(&self) -> &B {
+        &self.base
+    }
+
+    /// The base, to set its flags.
+    pub fn base_mut(&mut self) -> &mut B {
+        &mut self.base
+    }
+
+    /// The head.
+    pub fn head(&self) -> &HeadLayers {
+        &self.head
+    }
+
+    /// The same classifier with its one sigmoid unit written as two softmax units: equal probabilities.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the head is not a sigmoid unit.
+    pub fn to_softmax(mut self) -> Result<Self> {
+        self.head = self.head.to_softmax()?;
+        Ok(self)
+    }
+
+    /// The same classifier with its two softmax units written as one sigmoid unit: equal probabilities.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the head has not two softmax units.
+    pub fn to_sigmoid(mut self) -> Result<Self> {
+        self.head = self.head.to_sigmoid()?;
+        Ok(self)
+    }
+
+    /// The trainable parameters by name: the base's from the input on, then the head's. The order is always
+    /// the same.
+    pub fn variables(&self) -> Vec<(String, Var)> {
+        let base = self.base.variables().into_iter();
+        let head = self.head.variables().into_iter();
+        base.map(|(name, var)| (format!("base.{name}"), var))
+            .chain(head.map(|(name, var)| (format!("head.{name}"), var)))
+            .collect()
+    }
+
+    /// How many numbers training may change.
+    pub fn trainable_parameters(&self) -> usize {
+        self.variables().iter().map(|(_, var)| var.elem_count()).sum()
+    }
+
+    /// The table of layers: output shapes, parameters, and what training may change.
+    ///
+    /// # Errors
+    /// None for a classifier that was made: its size was checked.
+    pub fn summary(&self) -> Result<Summary> {
+        let (height, width) = self.input_size;
+        let mut layers = self.base.layers(height, width)?;
+        layers.extend(self.head.layers());
+        Ok(Summary::new(
+            format!("{} classifier", self.base.architecture()),
+            layers,
+        ))
+    }
+
+    /// Logits of preprocessed images: (N, 3, H, W) → (N, 1) or (N, K), for use.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for images of another shape.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let features = self.base.forward(images, Mode::Infer)?;
+        self.head.forward(&features, Mode::Infer, None)
+    }
+
+    /// Logits with a graph, for training.
+    pub(crate) fn forward_train(&self, images: &Tensor, dropout: &Dropout<'_>) -> Result<Tensor> {
+        let features = self.base.forward(images, Mode::Train)?;
+        self.head.forward(&features, Mode::Train, Some(dropout))
+    }
+
+    /// Classifies one picture: a path, encoded bytes, or a decoded image.
+    ///
+    /// # Errors
+    /// [`Error::Picture`] or [`Error::Io`] for a picture that cannot be read.
+    pub fn predict<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Prediction> {
+        let mut predictions = self.predict_batch([picture])?;
+        Ok(predictions.remove(0))
+    }
+
+    /// Classifies pictures together: one prediction each, in order.
+    ///
+    /// # Errors
+    /// [`Error::Picture`] or [`Error::Io`] for the first picture that cannot be read.
+    pub fn predict_batch<'a, P: Into<Picture<'a>>>(
+        &self,
+        pictures: impl IntoIterator<Item = P>,
+    ) -> Result<Vec<Prediction>> {
+        let (height, width) = self.input_size;
+        let pictures = pictures
+            .into_iter()
+            .map(|picture| Ok(data::resize(&picture.into().decode()?, height, width, self.resize)))
+            .collect::<Result<Vec<RgbImage>>>()?;
+        if pictures.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.predict_tensor(&data::to_batch(&pictures, self.preprocess, &self.base.device())?)
+    }
+
+    /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for images of another shape.
+    pub fn predict_tensor(&self, images: &Tensor) -> Result<Vec<Prediction>> {
+        let probabilities = self.probabilities(images)?;
+        Ok(probabilities
+            .into_iter()
+            .map(|row| Prediction::new(&self.class_names, &row))
+            .collect())
+    }
+
+    /// The probability of every class, one row per image.
+    pub(crate) fn probabilities(&self, images: &Tensor) -> Result<Vec<Vec<f32>>> {
+        let probabilities = self.head.probabilities(&self.forward(images)?)?;
+        Ok(probabilities.to_dtype(DType::F32)?.to_vec2()?)
+    }
+}
+
+/// As many outputs as classes, with distinct names.
+pub(super) fn check_classes(class_names: &[String], head: &Head) -> Result<()> {
+    head.check()?;
+    if class_names.len() != head.classes() {
+        return Err(Error::option(
+            "class_names",
+            format!("{} names", class_names.len()),
+            format!("{}, one for each class of the head", head.classes()),
+        ));
+    }
+    for (index, name) in class_names.iter().enumerate() {
+        if class_names[..index].contains(name) {
+            return Err(Error::option("class_names", format!("`{name}` twice"), "distinct names"));
+        }
+    }
+    Ok(())
+}
+
+/// A picture to classify; made by `From` from a path, encoded bytes or a decoded image.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Picture<'a> {
+    /// A file.
+    Path(PathBuf),
+    /// An encoded file in memory.
+    Bytes(&'a [u8]),
+    /// A decoded picture.
+    Image(Cow<'a, DynamicImage>),
+}
+
+impl Picture<'_> {
+    fn decode(self) -> Result<RgbImage> {
+        match self {
+            Self::Path(path) => data::decode_file(&path),
+            Self::Bytes(bytes) => data::decode_bytes(bytes),
+            Self::Image(image) => Ok(data::to_rgb(image.into_owned())),
+        }
+    }
+}
+
+impl From<&Path> for Picture<'_> {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<&PathBuf> for Picture<'_> {
+    fn from(path: &PathBuf) -> Self {
+        Self::Path(path.clone())
+    }
+}
+
+impl From<PathBuf> for Picture<'_> {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&str> for Picture<'_> {
+    /// A path.
+    fn from(path: &str) -> Self {
+        Self::Path(path.into())
+    }
+}
+
+impl<'a> From<&'a [u8]> for Picture<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Picture<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<DynamicImage> for Picture<'_> {
+    fn from(image: DynamicImage) -> Self {
+        Self::Image(Cow::Owned(image))
+    }
+}
+
+impl<'a> From<&'a DynamicImage> for Picture<'a> {
+    fn from(image: &'a DynamicImage) -> Self {
+        Self::Image(Cow::Borrowed(image))
+    }
+}
+
+/// The classes of a picture, the most probable first.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Prediction {
+    /// Class names with their probabilities, in descending order; they sum to 1.
+    pub ranked: Vec<(String, f32)>,
+}
+
+impl Prediction {
+    fn new(class_names: &[String], probabilities: &[f32]) -> Self {
+        let mut ranked: Vec<_> = class_names
+            .iter()
+            .cloned()
+            .zip(probabilities.iter().copied())
+            .collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Self { ranked }
+    }
+
+    /// The most probable class.
+    pub fn class(&self) -> &str {
+        &self.ranked[0].0
+    }
+
+    /// The probability of a class; none for a name the classifier does not know.
+    pub fn probability(&self, class: &str) -> Option<f32> {
+        self.ranked
+            .iter()
+            .find(|(name, _)| name == class)
+            .map(|(_, probability)| *probability)
+    }
+}
+
+impl fmt::Display for Prediction {
+    /// Such as `santa 97.3 %, not_santa 2.7 %`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, probability)) in self.ranked.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{name} {:.1} %", 100.0 * probability)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! The Keras-style table of a model: what it is made of, and what training may change.
+
+use std::fmt;
+
+use super::backbone::LayerInfo;
+
+/// Widths of the columns between the rules, as Keras draws them at 88 characters plus one for the flag.
+const WIDTHS: [usize; 4] = [33, 26, 15, 9];
+
+/// A model's layers with output shapes, parameter counts and freeze flags; its `Display` is the table.
+///
+/// ```
+/// use candle_core::Device;
+/// use headstart::{ConvBase, Weights};
+///
+/// let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu)?.frozen();
+/// let summary = base.summary((64, 64))?;
+/// assert_eq!(summary.total_parameters(), 9_220_480);
+/// assert_eq!(summary.trainable_parameters(), 0);
+/// println!("{summary}");
+/// # Ok::<(), headstart::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    title: String,
+    layers: Vec<LayerInfo>,
+}
+
+impl Summary {
+    pub(crate) fn new(title: String, layers: Vec<LayerInfo>) -> Self {
+        Self { title, layers }
+    }
+
+    /// The layers from the input on.
+    pub fn layers(&self) -> &[LayerInfo] {
+        &self.layers
+    }
+
+    /// How many numbers the model holds.
+    pub fn total_parameters(&self) -> usize {
+        self.layers.iter().map(|layer| layer.parameters).sum()
+    }
+
+    /// How many of them training may change.
+    pub fn trainable_parameters(&self) -> usize {
+        self.layers
+            .iter()
+            .filter(|layer| layer.trainable)
+            .map(|layer| layer.parameters)
+            .sum()
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Model: \"{}\"", self.title)?;
+        rule(f, '┏', '━', '┳', '┓')?;
+        let header = ["Layer (type)", "Output Shape", "Param #", "Trainable"];
+        row(f, '┃', header.map(str::to_owned))?;
+        rule(f, '┡', '━', '╇', '┩')?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index > 0 {
+                rule(f, '├', '─', '┼', '┤')?;
+            }
+            let flag = match (layer.parameters, layer.trainable) {
+                (0, _) => "-",
+                (_, true) => "Y",
+                (_, false) => "N",
+            };
+            let output: Vec<_> = layer.output.iter().map(usize::to_string).collect();
+            row(
+                f,
+                '│',
+                [
+                    format!("{} ({})", layer.name, layer.kind),
+                    format!("(None, {})", output.join(", ")),
+                    thousands(layer.parameters),
+                    flag.to_owned(),
+                ],
+            )?;
+        }
+        rule(f, '└', '─', '┴', '┘')?;
+        let (total, trainable) = (self.total_parameters(), self.trainable_parameters());
+        for (what, count) in [
+            ("Total params", total),
+            ("Trainable params", trainable),
+            ("Non-trainable params", total - trainable),
+        ] {
+            writeln!(f, " {what}: {} ({})", thousands(count), bytes(count * 4))?;
+        }
+        Ok(())
+    }
+}
+
+fn rule(f: &mut fmt::Formatter<'_>, left: char, line: char, cross: char, right: char) -> fmt::Result {
+    write!(f, "{left}")?;
+    for (index, width) in WIDTHS.into_iter().enumerate() {
+        if index > 0 {
+            write!(f, "{cross}")?;
+        }
+        write!(f, "{}", line.to_string().repeat(width + 2))?;
+    }
+    writeln!(f, "{right}")
+}
+
+fn row(f: &mut fmt::Formatter<'_>, edge: char, cells: [String; 4]) -> fmt::Result {
+    let [name, shape, count, flag] = cells;
+    let [w0, w1, w2, w3] = WIDTHS;
+    writeln!(
+        f,
+        "{edge} {name:<w0$} {edge} {shape:<w1$} {edge} {count:>w2$} {edge} {flag:^w3$} {edge}"
+    )
+}
+
+/// `20024384` → `20,024,384`.
+fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Bytes in units of 1024, as Keras writes them.
+fn bytes(count: usize) -> String {
+    let (mut size, mut unit) = (count as f64, "B");
+    for larger in ["KB", "MB", "GB"] {
+        if size < 1024.0 {
+            break;
+        }
+        (size, unit) = (size / 1024.0, larger);
+    }
+    format!("{size:.2} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_keras_writes_them() {
+        // keras 3.15: VGG19(include_top=False).summary() ends "Total params: 20,024,384 (76.39 MB)".
+        assert_eq!(thousands(20_024_384), "20,024,384");
+        assert_eq!(bytes(20_024_384 * 4), "76.39 MB");
+        assert_eq!(thousands(0), "0");
+        assert_eq!(bytes(0), "0.00 B");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_000), "1,000");
+    }
+}
