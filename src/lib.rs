@@ -2,6 +2,7 @@
 #![warn(missing_docs, unreachable_pub)]
 #![deny(unsafe_code)]
 
+mod atomic_file;
 pub mod data;
 mod error;
 pub mod kernels;
@@ -9,6 +10,12 @@ pub mod model;
 mod random;
 pub mod train;
 
-pub use data::Preprocess;
+pub use data::{
+    AugmentParams, Augmenter, Batch, DirectoryDataset, FillMode, Loader, Policy, Preprocess, Problem,
+    Resize,
+};
 pub use error::{Error, Result};
-pub use model::{Block, ConvBase, Vgg, Weights};
+pub use model::{
+    Block, Classifier, ConvBase, Head, Mode, Pooling, Prediction, Summary, Vgg, Weights,
+};
+pub use train::{Epsilon, EpochRecord, Evaluation, History, Loss, RmsProp, Trainer};

@@ -21,8 +21,7 @@ pub(crate) struct Options {
     /// Weights of the base: `imagenet` (fetched once, then cached), `random`, or a safetensors file.
     #[arg(long, default_value = "imagenet", value_name = "imagenet|random|FILE")]
     weights: String,
-    /// What pixels are turned into: `unit` divides by 255 as the notebook does, `weights` does what the
-    /// weights were trained with.
+    /// What pixels are turned into.
     #[arg(long, default_value = "unit")]
     preprocess: PreprocessChoice,
     /// The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
@@ -58,8 +57,14 @@ pub(crate) struct Options {
 /// What `--preprocess` takes.
 #[derive(Clone, Copy, ValueEnum)]
 enum PreprocessChoice {
+    /// Divide by 255, as the notebook does.
     Unit,
+    /// What the source of the weights says.
     Weights,
+    /// torchvision's mean and deviation.
+    Torch,
+    /// Keras's: blue first, minus the ImageNet mean.
+    Caffe,
 }
 
 /// What `--head` takes.
@@ -122,9 +127,12 @@ fn build(
     if options.unfreeze != "none" {
         base = base.unfreeze_from(options.unfreeze.parse::<Block>()?)?;
     }
-    if let PreprocessChoice::Unit = options.preprocess {
-        base = base.with_preprocess(Preprocess::Unit);
-    }
+    base = match options.preprocess {
+        PreprocessChoice::Weights => base,
+        PreprocessChoice::Unit => base.with_preprocess(Preprocess::Unit),
+        PreprocessChoice::Torch => base.with_preprocess(Preprocess::Torch),
+        PreprocessChoice::Caffe => base.with_preprocess(Preprocess::Caffe),
+    };
     let head = match options.head {
         HeadChoice::Sigmoid => Head::sigmoid(),
         HeadChoice::Softmax => Head::softmax(class_names.len()),

@@ -102,7 +102,7 @@ impl Classifier<ConvBase> {
         }
         let (height, width) = description.input_size;
         let features = base.output_shape(height, width)?;
-        let head = HeadLayers::from_tensors(description.head, features, |name, shape| {
+        let head = HeadLayers::from_parameters(description.head, features, |name, shape| {
             tensor(&format!("head.{name}"), shape)
         })?;
         Ok(Self {

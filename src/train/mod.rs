@@ -1,1 +1,13 @@
 //! Batches + model → trained model.
+
+mod history;
+mod loss;
+mod metrics;
+mod rmsprop;
+mod trainer;
+
+pub use history::{EpochRecord, History};
+pub use loss::Loss;
+pub use metrics::{ClassMetrics, Evaluation};
+pub use rmsprop::{Epsilon, RmsProp};
+pub use trainer::Trainer;

@@ -1,0 +1,84 @@
+//! Where a base's weights come from.
+
+mod file;
+#[cfg(feature = "hub")]
+mod hub;
+mod random;
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+
+#[cfg(feature = "hub")]
+pub use hub::Hub;
+
+use super::vgg::{ConvLayer, Vgg};
+use crate::{Preprocess, Result};
+
+/// Where a base's weights come from. Each source says what pixels must look like for it
+/// ([`Preprocess`]); [`ConvBase::with_preprocess`](crate::ConvBase::with_preprocess) overrides it.
+///
+/// ```
+/// use candle_core::Device;
+/// use headstart::{ConvBase, Weights};
+///
+/// let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu)?;
+/// let missing = ConvBase::vgg11(Weights::file("no/such/file.safetensors"), &Device::Cpu);
+/// assert!(missing.unwrap_err().to_string().contains("no/such/file.safetensors"));
+/// # Ok::<(), headstart::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Weights {
+    /// torchvision's ImageNet-1k weights from the hub (`timm/vgg19.tv_in1k` and siblings, pinned revisions),
+    /// with the settings of [`Hub::from_env`]. Fetched once, then read from the hub's cache. Pixels:
+    /// [`Preprocess::Torch`].
+    #[cfg(feature = "hub")]
+    ImageNet,
+    /// The same from a hub with settings of your own.
+    #[cfg(feature = "hub")]
+    Hub(Hub),
+    /// A safetensors file: see [`Weights::file`].
+    File(PathBuf),
+    /// Fresh weights: He normal (mean 0, variance 2 / fan-in; He et al. 2015, eq. 10), zero biases. Pixels:
+    /// [`Preprocess::Unit`].
+    Random {
+        /// The seed: equal seeds give equal weights.
+        seed: u64,
+    },
+}
+
+impl Weights {
+    /// A safetensors file with the base's convolutions, in f32, f16, bf16 or f64, under torchvision's and timm's
+    /// names (`features.0.weight`), Keras's (`block1_conv1.weight`), or those of a saved classifier
+    /// (`base.block1_conv1.weight`). Weights are (out, in, 3, 3). Other tensors in the file are not read.
+    ///
+    /// Pixels: what the file's metadata says under `preprocess` (unit, torch or caffe); else
+    /// [`Preprocess::Torch`] for torchvision's names and [`Preprocess::Caffe`] for Keras's.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File(path.into())
+    }
+
+    /// The (weight, bias) of every layer in order, and the preprocess the weights expect.
+    pub(crate) fn load(
+        &self,
+        vgg: Vgg,
+        layers: &[ConvLayer],
+        device: &Device,
+    ) -> Result<(Vec<(Tensor, Tensor)>, Preprocess)> {
+        match self {
+            #[cfg(feature = "hub")]
+            Self::ImageNet => Self::Hub(Hub::from_env()).load(vgg, layers, device),
+            #[cfg(feature = "hub")]
+            Self::Hub(hub) => {
+                let (tensors, _) = file::load(&hub.conv_base(vgg, layers)?, layers, device)?;
+                Ok((tensors, Preprocess::Torch))
+            }
+            Self::File(path) => file::load(path, layers, device),
+            Self::Random { seed } => {
+                let _ = vgg;
+                Ok((random::he_normal(layers, *seed, device)?, Preprocess::Unit))
+            }
+        }
+    }
+}
