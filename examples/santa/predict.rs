@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::Device;
-use headstart::{Classifier, Result};
+use headstart::Classifier;
 
 /// What `santa predict` takes.
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ pub(crate) struct Options {
 }
 
 /// Prints one line per picture; a picture that cannot be read is named and the others go on.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let model = Classifier::load(&options.model, &Device::Cpu)?;
     let mut failure = None;
     for picture in &options.pictures {
@@ -28,5 +28,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    failure.map_or(Ok(()), Err)
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }

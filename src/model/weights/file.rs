@@ -6,7 +6,6 @@ use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
 use crate::model::vgg::ConvLayer;
@@ -106,10 +105,9 @@ impl<'a> WeightFile<'a> {
                 8 + header_length
             )));
         }
-        let mut bytes = prefix.to_vec();
-        bytes.resize(8 + header_length as usize, 0);
-        file.read_exact(&mut bytes[8..]).map_err(Error::io(path))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes)
+        let mut json = vec![0; header_length as usize];
+        file.read_exact(&mut json).map_err(Error::io(path))?;
+        let header: Metadata = serde_json::from_slice(&json)
             .map_err(|error| damaged(format!("damaged safetensors header: {error}")))?;
         let data = 8 + header_length;
         let wanted = data + header.data_len() as u64;

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use indicatif::{ProgressBar, ProgressStyle};
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata};
 use ureq::http::{Response, Uri, header};
 use ureq::{Agent, Body};
@@ -253,7 +252,7 @@ impl<'a> Download<'a> {
             *stream = self.open(held as u64, Some(bytes.len() as u64))?;
             self.read(stream, &mut bytes[held..])?;
         }
-        let (_, header) = SafeTensors::read_metadata(&bytes)
+        let header = serde_json::from_slice(&bytes[8..])
             .map_err(|error| self.source.error(format!("damaged header: {error}")))?;
         Plan::new(self.source, layers, &header, bytes.len() as u64)
     }
