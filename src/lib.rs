@@ -9,6 +9,6 @@ pub mod model;
 mod random;
 pub mod train;
 
-pub use data::Preprocess;
+pub use data::{Batch, DirectoryDataset, Loader, Policy, Preprocess, Problem, Resize};
 pub use error::{Error, Result};
 pub use model::{Block, ConvBase, Vgg, Weights};
