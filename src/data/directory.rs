@@ -1,35 +1,33 @@
-//! Class folders → labelled picture files.
+//! Class folders → (path, label).
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use rand::seq::SliceRandom;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::random::{self, Purpose};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    random::{Purpose, stream},
+};
 
-/// File name endings of the formats that are decoded, in lower case.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// How many problems [`DirectoryDataset::problem_summary`] names.
-const NAMED_PROBLEMS: usize = 3;
-
-/// One labelled picture file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// The file.
-    pub path: PathBuf,
-    /// The position of its class in [`DirectoryDataset::class_names`].
-    pub label: usize,
-    /// Its number when the folder was opened. It stays through splits and shuffles, so that a picture is
-    /// augmented the same wherever it lands.
-    pub id: u64,
+/// What becomes of a picture that cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// It is left out and noted among the [problems](DirectoryDataset::problems). The default.
+    #[default]
+    Skip,
+    /// It is an error.
+    Fail,
 }
 
-/// A file that was left out, and why.
+/// A picture that was left out, or a folder that could not be looked into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The file or folder.
@@ -38,44 +36,54 @@ pub struct Problem {
     pub reason: String,
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.reason)
     }
 }
 
-/// What to do about a picture that cannot be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// Leave it out and remember it as a [`Problem`].
-    #[default]
-    Skip,
-    /// Stop with an error that names it.
-    Fail,
+/// One picture of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The picture's file.
+    pub path: PathBuf,
+    /// Its class, as an index into [`DirectoryDataset::class_names`].
+    pub label: usize,
+    /// Its place in the freshly opened dataset: splitting and shuffling keep it, so that (seed, epoch, id)
+    /// fixes its augmentation.
+    pub id: u64,
 }
 
-/// A folder with one folder of pictures per class.
+/// Pictures in one folder per class, the layout of Keras's `flow_from_directory`:
 ///
-/// Classes are the sub-folders' names in code-point order; pictures are found at any depth, through links (a
-/// link back to a folder above is passed by), by their extension in either case: jpg, jpeg, png, webp, bmp, gif,
-/// tif, tiff. Hidden files and folders (`.name`) are left out. Nothing is decoded until a loader does.
+/// ```text
+/// train/not_santa/1.jpg, train/not_santa/2.png, …
+/// train/santa/1.jpg, train/santa/more/2.jpg, …
+/// ```
+///
+/// Classes are the folders' names sorted by code point ("C" before "a"); within a class, the folder's own
+/// pictures come first, then those of nested folders, by name. A picture is a file ending in .jpg, .jpeg,
+/// .png, .webp, .bmp, .gif, .tif or .tiff, in either case; names that start with a dot are left out, and so
+/// are pictures outside the class folders. Links are followed.
+///
+/// Pictures are decoded by whoever reads them; those that cannot be are handled by the [`Policy`], and clones
+/// and splits share what was found out.
 ///
 /// ```
 /// use headstart::DirectoryDataset;
 ///
-/// # let folder = tempfile::tempdir().unwrap();
-/// # let pictures = folder.path();
-/// # for (class, count) in [("cat", 4), ("dog", 6)] {
-/// #     std::fs::create_dir(pictures.join(class)).unwrap();
-/// #     for index in 0..count {
-/// #         image::RgbImage::new(8, 8).save(pictures.join(format!("{class}/{index}.png"))).unwrap();
-/// #     }
-/// # }
-/// let dataset = DirectoryDataset::open(pictures)?;
-/// assert_eq!(dataset.class_names(), ["cat", "dog"]);
-/// assert_eq!(dataset.counts(), [4, 6]);
-/// let (train, validation) = dataset.split(0.5, 1)?;
-/// assert_eq!((train.counts(), validation.counts()), (vec![2, 3], vec![2, 3]));
+/// let root = tempfile::tempdir().unwrap();
+/// for name in ["santa/1.jpg", "santa/2.JPG", "not_santa/1.png", "not_santa/notes.txt"] {
+///     let path = root.path().join(name);
+///     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+///     std::fs::write(path, "").unwrap();
+/// }
+/// let dataset = DirectoryDataset::open(root.path())?;
+/// assert_eq!(dataset.class_names(), ["not_santa", "santa"]);
+/// assert_eq!(dataset.counts(), [1, 2]);
+///
+/// let (train, validation) = dataset.split(0.4, 1)?;
+/// assert_eq!((train.counts(), validation.counts()), (vec![1, 1], vec![0, 1]));
 /// # Ok::<(), headstart::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -84,7 +92,8 @@ pub struct DirectoryDataset {
     class_names: Vec<String>,
     items: Vec<Item>,
     policy: Policy,
-    /// Shared by every split and clone, so that a bad picture is met once.
+    /// The pictures found when it was opened, usable or not.
+    found: usize,
     problems: Arc<Mutex<BTreeMap<PathBuf, String>>>,
 }
 
@@ -92,80 +101,160 @@ impl DirectoryDataset {
     /// Opens a folder of class folders.
     ///
     /// # Errors
-    /// [`Error::Io`] for a folder that cannot be read; [`Error::Dataset`] when it has no class folders, only
-    /// one, or one without pictures.
+    /// [`Error::Io`] when the folder cannot be read; [`Error::Dataset`] when it is not a folder, when it has
+    /// fewer than two class folders, or when one of them is without pictures.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
-        let class_names = class_folders(root)?;
-        match class_names.as_slice() {
-            [] => Err(dataset_error(
-                root,
-                "no class folders; put the pictures of each class in a folder of their own here",
-            )),
-            [only] => Err(dataset_error(
-                root,
-                format!("only one class folder, `{only}`; a classifier needs two or more"),
-            )),
-            _ => Self::open_with_classes(root, &class_names),
+        let dataset = Self::scan(root, None)?;
+        for (name, count) in dataset.class_names.iter().zip(dataset.counts()) {
+            if count == 0 {
+                return Err(dataset_error(
+                    root,
+                    format!("class folder `{name}` has no pictures"),
+                ));
+            }
         }
+        Ok(dataset)
     }
 
-    /// Opens a folder with these classes in this order, so that its labels agree with another dataset's; other
-    /// folders in it are left out.
+    /// Opens a folder of class folders with the classes, and their labels, of another dataset or in an order of
+    /// one's own (Keras's `classes=`). Folders of other names are left out. A class folder may be empty, since
+    /// a small test set may lack a class, but it must be there.
     ///
     /// # Errors
-    /// As [`open`](Self::open); a class without a folder is named.
-    pub fn open_with_classes(root: impl AsRef<Path>, class_names: &[impl AsRef<str>]) -> Result<Self> {
-        let root = root.as_ref();
-        let class_names: Vec<String> = class_names.iter().map(|name| name.as_ref().into()).collect();
+    /// As [`open`](Self::open); [`Error::Dataset`] for a class without a folder, [`Error::Option`] for fewer
+    /// than two classes or the same one twice.
+    pub fn open_with_classes<S: AsRef<str>>(root: impl AsRef<Path>, classes: &[S]) -> Result<Self> {
+        let classes: Vec<String> = classes
+            .iter()
+            .map(|name| name.as_ref().to_owned())
+            .collect();
+        let distinct: HashSet<_> = classes.iter().collect();
+        if classes.len() < 2 || distinct.len() < classes.len() {
+            return Err(Error::option(
+                "classes",
+                format!("{classes:?}"),
+                "two or more different names",
+            ));
+        }
+        Self::scan(root.as_ref(), Some(classes))
+    }
+
+    fn scan(root: &Path, wanted: Option<Vec<String>>) -> Result<Self> {
+        let metadata = std::fs::metadata(root).map_err(Error::io(root))?;
+        if !metadata.is_dir() {
+            return Err(dataset_error(root, "not a folder"));
+        }
+        // `metadata` succeeds on a folder that may not be listed.
         std::fs::read_dir(root).map_err(Error::io(root))?;
+
+        let is_visible = |entry: &DirEntry| {
+            let name = entry.file_name().as_encoded_bytes();
+            entry.depth() == 0 || !name.starts_with(b".")
+        };
+        let is_wanted = |entry: &DirEntry| match &wanted {
+            Some(wanted) if entry.depth() == 1 => wanted
+                .iter()
+                .any(|name| entry.file_name() == OsStr::new(name)),
+            _ => true,
+        };
+        let mut folders = Vec::new();
+        let mut pictures: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        let mut outside_classes = 0;
         let mut problems = BTreeMap::new();
-        let mut items = Vec::new();
-        for (label, class) in class_names.iter().enumerate() {
-            let folder = root.join(class);
-            if !folder.is_dir() {
-                return Err(dataset_error(root, format!("no folder for class `{class}`")));
-            }
-            let pictures = picture_files(&folder, &mut problems);
-            if pictures.is_empty() {
-                return Err(dataset_error(root, format!("class folder `{class}` holds no pictures")));
-            }
-            for path in pictures {
-                let id = items.len() as u64;
-                items.push(Item { path, label, id });
+        let walk = WalkDir::new(root).follow_links(true).sort_by_file_name();
+        for entry in walk
+            .into_iter()
+            .filter_entry(|entry| is_visible(entry) && is_wanted(entry))
+        {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let path = error.path().unwrap_or(root).to_owned();
+                    if is_relevant_failure(&path, &error) {
+                        problems.insert(path, reason(&error));
+                    }
+                    continue;
+                }
+            };
+            if entry.file_type().is_dir() && entry.depth() == 1 {
+                folders.push(class_name(root, &entry)?);
+            } else if entry.file_type().is_file() && is_picture(entry.path()) {
+                match folders.last() {
+                    Some(class) if entry.depth() > 1 => pictures
+                        .entry(class.clone())
+                        .or_default()
+                        .push(entry.into_path()),
+                    _ => outside_classes += 1,
+                }
             }
         }
+
+        let class_names = match wanted {
+            Some(wanted) => match wanted.iter().find(|name| !folders.contains(name)) {
+                Some(missing) => {
+                    return Err(dataset_error(
+                        root,
+                        format!("there is no folder for class `{missing}`"),
+                    ));
+                }
+                None => wanted,
+            },
+            None => two_or_more(root, folders, outside_classes)?,
+        };
+        let mut items = Vec::new();
+        for (label, class) in class_names.iter().enumerate() {
+            let mut paths = pictures.remove(class).unwrap_or_default();
+            // As Keras walks: folder by folder, each one's files by name.
+            paths.sort_by(|a, b| {
+                let key = |path: &PathBuf| {
+                    let parent = path.parent().map(|p| p.as_os_str().to_owned());
+                    (parent, path.file_name().map(ToOwned::to_owned))
+                };
+                key(a).cmp(&key(b))
+            });
+            items.extend(paths.into_iter().map(|path| (path, label)));
+        }
+        let items: Vec<Item> = (0..)
+            .zip(items)
+            .map(|(id, (path, label))| Item { path, label, id })
+            .collect();
         Ok(Self {
             root: root.to_owned(),
             class_names,
+            found: items.len() + problems.len(),
             items,
             policy: Policy::default(),
             problems: Arc::new(Mutex::new(problems)),
         })
     }
 
-    /// Sets what to do about a picture that cannot be used; the default is [`Policy::Skip`].
-    pub fn policy(mut self, policy: Policy) -> Self {
+    /// Sets what becomes of pictures that cannot be used. Default: [`Policy::Skip`].
+    ///
+    /// # Errors
+    /// Under [`Policy::Fail`], [`Error::Picture`] for the first problem already known, such as a folder that
+    /// links to itself.
+    pub fn policy(mut self, policy: Policy) -> Result<Self> {
+        if policy == Policy::Fail
+            && let Some(Problem { path, reason }) = self.problems().into_iter().next()
+        {
+            return Err(Error::Picture { path, reason });
+        }
         self.policy = policy;
-        self
+        Ok(self)
     }
 
-    /// The folder.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Class names in the order of their labels.
+    /// The class names: a label is an index into them.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
-    /// The pictures, those that will prove unusable included.
+    /// The pictures, in the order a loader without shuffling gives them.
     pub fn items(&self) -> &[Item] {
         &self.items
     }
 
-    /// How many pictures there are.
+    /// The number of pictures, those with problems included.
     pub fn len(&self) -> usize {
         self.items.len()
     }
@@ -175,7 +264,7 @@ impl DirectoryDataset {
         self.items.is_empty()
     }
 
-    /// How many pictures each class has.
+    /// The number of pictures of each class.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.class_names.len()];
         for item in &self.items {
@@ -184,47 +273,51 @@ impl DirectoryDataset {
         counts
     }
 
-    /// Splits off a share of each class's pictures, chosen by the seed: (the rest, the share). A class of two
-    /// or more pictures has one at least on either side; a class of one keeps it in the rest.
-    ///
-    /// # Errors
-    /// [`Error::Option`] for a fraction outside (0, 1).
-    pub fn split(&self, fraction: f64, seed: u64) -> Result<(Self, Self)> {
-        if !(fraction > 0.0 && fraction < 1.0) {
-            return Err(Error::option("fraction", fraction, "above 0 and below 1"));
-        }
-        let mut taken = vec![false; self.items.len()];
-        for label in 0..self.class_names.len() {
-            let of_class = |index: &usize| self.items[*index].label == label;
-            let mut positions: Vec<usize> = (0..self.items.len()).filter(of_class).collect();
-            positions.shuffle(&mut random::stream(seed, Purpose::Split, 0, label as u64));
-            let most = positions.len().saturating_sub(1);
-            let share = (fraction * positions.len() as f64).round() as usize;
-            for index in &positions[..share.max(1).min(most)] {
-                taken[*index] = true;
-            }
-        }
-        let part = |wanted: bool| Self {
-            items: self
-                .items
-                .iter()
-                .zip(&taken)
-                .filter(|(_, taken)| **taken == wanted)
-                .map(|(item, _)| item.clone())
-                .collect(),
-            ..self.clone()
-        };
-        Ok((part(false), part(true)))
+    /// The folder, as it was given.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
-    /// The same pictures in an order of the seed's choosing.
+    /// Splits off `fraction` of each class, at random: returns (the rest, the fraction), both in the present
+    /// order. Of a class with two pictures or more, each side gets at least one; a single picture stays in the
+    /// rest.
+    ///
+    /// # Errors
+    /// [`Error::Option`] unless 0 < `fraction` < 1.
+    pub fn split(&self, fraction: f64, seed: u64) -> Result<(Self, Self)> {
+        if !(fraction > 0.0 && fraction < 1.0) {
+            return Err(Error::option("fraction", fraction, "over 0 and under 1"));
+        }
+        let mut chosen: HashSet<u64> = HashSet::new();
+        for label in 0..self.class_names.len() {
+            let of_class = self.items.iter().filter(|item| item.label == label);
+            let mut ids: Vec<u64> = of_class.map(|item| item.id).collect();
+            // Which pictures are chosen depends on the seed, not on the present order.
+            ids.sort_unstable();
+            ids.shuffle(&mut stream(seed, Purpose::Split, 0, label as u64));
+            let share = (fraction * ids.len() as f64).round() as usize;
+            let share = match ids.len() {
+                0 | 1 => 0,
+                n => share.clamp(1, n - 1),
+            };
+            chosen.extend(&ids[..share]);
+        }
+        let (part, rest) = self
+            .items
+            .iter()
+            .cloned()
+            .partition(|item| chosen.contains(&item.id));
+        Ok((self.with_items(rest), self.with_items(part)))
+    }
+
+    /// Puts the pictures in a random order, once and for all; a loader that shuffles does so anew each epoch.
     pub fn shuffle(mut self, seed: u64) -> Self {
-        self.items.shuffle(&mut random::stream(seed, Purpose::Shuffle, 0, 0));
+        self.items
+            .shuffle(&mut stream(seed, Purpose::Shuffle, 0, 0));
         self
     }
 
-    /// What could not be used so far, by path: found on opening and by every loader since, of this dataset, its
-    /// splits and its clones.
+    /// The pictures that could not be used so far, by path. Clones and splits share them.
     pub fn problems(&self) -> Vec<Problem> {
         self.lock_problems()
             .iter()
@@ -235,27 +328,40 @@ impl DirectoryDataset {
             .collect()
     }
 
-    /// The problems in one line; none if there are none.
+    /// The problems in one line, such as `2 of 541 pictures skipped: santa/7.jpg (the file is empty), …`;
+    /// `None` when there are none.
     pub fn problem_summary(&self) -> Option<String> {
+        const NAMED: usize = 3;
         let problems = self.problems();
         if problems.is_empty() {
             return None;
         }
-        let named: Vec<_> = problems.iter().take(NAMED_PROBLEMS).map(Problem::to_string).collect();
-        let more = match problems.len().saturating_sub(NAMED_PROBLEMS) {
-            0 => String::new(),
-            more => format!("; and {more} more"),
-        };
+        let mut named: Vec<String> = problems
+            .iter()
+            .take(NAMED)
+            .map(|Problem { path, reason }| {
+                let path = path.strip_prefix(&self.root).unwrap_or(path);
+                format!("{} ({reason})", path.display())
+            })
+            .collect();
+        if problems.len() > NAMED {
+            named.push("…".into());
+        }
         Some(format!(
-            "{} left out of {}: {}{more}",
+            "{} of {} pictures skipped: {}",
             problems.len(),
-            self.root.display(),
-            named.join("; ")
+            self.found,
+            named.join(", ")
         ))
     }
 
-    /// Deals with a picture that cannot be used, as the policy says.
-    pub(super) fn report(&self, path: &Path, error: Error) -> Result<()> {
+    /// What is known against a picture.
+    pub(crate) fn problem_with(&self, path: &Path) -> Option<String> {
+        self.lock_problems().get(path).cloned()
+    }
+
+    /// Handles a picture that cannot be used as the policy says: notes it, or gives the error back.
+    pub(crate) fn handle(&self, path: &Path, error: Error) -> Result<()> {
         if self.policy == Policy::Fail {
             return Err(error);
         }
@@ -268,78 +374,67 @@ impl DirectoryDataset {
         Ok(())
     }
 
-    /// Under [`Policy::Fail`], the first problem known so far; a picture known to be bad is no longer asked
-    /// for under [`Policy::Skip`].
-    pub(super) fn known_problem(&self, path: &Path) -> Option<String> {
-        self.lock_problems().get(path).cloned()
-    }
-
-    pub(super) fn first_failure(&self) -> Option<Error> {
-        if self.policy == Policy::Skip {
-            return None;
+    fn with_items(&self, items: Vec<Item>) -> Self {
+        Self {
+            items,
+            ..self.clone()
         }
-        let Problem { path, reason } = self.problems().into_iter().next()?;
-        Some(Error::Picture { path, reason })
     }
 
-    fn lock_problems(&self) -> std::sync::MutexGuard<'_, BTreeMap<PathBuf, String>> {
-        // A map is whole whatever happened to the thread that held it.
+    fn lock_problems(&self) -> MutexGuard<'_, BTreeMap<PathBuf, String>> {
+        // An insertion cannot be left half done, so a panic elsewhere does no harm.
         self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The names of the folders in `root` that are not hidden, in code-point order.
-fn class_folders(root: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(root).map_err(Error::io(root))? {
-        let entry = entry.map_err(Error::io(root))?;
-        let name = entry.file_name();
-        let hidden = name.to_string_lossy().starts_with('.');
-        if hidden || !entry.path().is_dir() {
-            continue;
-        }
-        let name = name.into_string().map_err(|name| {
-            dataset_error(root, format!("class folder {name:?} has a name that is not UTF-8"))
-        })?;
-        names.push(name);
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// The pictures below a folder: a folder's own before its sub-folders', each in code-point order.
-fn picture_files(folder: &Path, problems: &mut BTreeMap<PathBuf, String>) -> Vec<PathBuf> {
-    let hidden = |entry: &DirEntry| {
-        entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.')
-    };
-    let mut files = Vec::new();
-    for entry in WalkDir::new(folder)
-        .follow_links(true)
-        .into_iter()
-        .filter_entry(|entry| !hidden(entry))
-    {
-        match entry {
-            Ok(entry) if entry.file_type().is_file() && is_picture(entry.path()) => {
-                files.push(entry.into_path());
-            }
-            Ok(_) => {}
-            // A link to a folder above: its pictures are found where they are.
-            Err(error) if error.loop_ancestor().is_some() => {}
-            Err(error) => {
-                let path = error.path().unwrap_or(folder).to_owned();
-                let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
-                problems.insert(path, reason);
-            }
-        }
-    }
-    files.sort_by(|a, b| (a.parent(), a.file_name()).cmp(&(b.parent(), b.file_name())));
-    files
-}
-
 fn is_picture(path: &Path) -> bool {
-    path.extension()
-        .and_then(|extension| extension.to_str())
-        .is_some_and(|extension| EXTENSIONS.contains(&extension.to_lowercase().as_str()))
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|found| {
+        EXTENSIONS
+            .iter()
+            .any(|known| found.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Whether an entry that could not be read may have held pictures: a broken link to a text file does not
+/// matter.
+fn is_relevant_failure(path: &Path, error: &walkdir::Error) -> bool {
+    let not_found =
+        |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound && !is_picture(path);
+    !error.io_error().is_some_and(not_found)
+}
+
+fn reason(error: &walkdir::Error) -> String {
+    match (error.loop_ancestor(), error.io_error()) {
+        (Some(ancestor), _) => format!("a link back to {}", ancestor.display()),
+        (None, Some(error)) => error.to_string(),
+        (None, None) => error.to_string(),
+    }
+}
+
+fn class_name(root: &Path, entry: &DirEntry) -> Result<String> {
+    entry
+        .file_name()
+        .to_str()
+        .map(ToOwned::to_owned)
+        .ok_or_else(|| {
+            dataset_error(
+                root,
+                format!("class folder {:?} is not named in UTF-8", entry.file_name()),
+            )
+        })
+}
+
+fn two_or_more(root: &Path, folders: Vec<String>, outside_classes: usize) -> Result<Vec<String>> {
+    let reason = match folders.as_slice() {
+        [] if outside_classes > 0 => format!(
+            "{outside_classes} pictures but no class folders: put the pictures in one folder per class"
+        ),
+        [] => "no class folders: put the pictures in one folder per class".into(),
+        [only] => format!("only one class folder, `{only}`: two or more are needed"),
+        _ => return Ok(folders),
+    };
+    Err(dataset_error(root, reason))
 }
 
 fn dataset_error(root: &Path, reason: impl Into<String>) -> Error {

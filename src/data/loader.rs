@@ -1,54 +1,53 @@
-//! Picture files → batches.
+//! A dataset → batches, epoch by epoch.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
-use image::RgbImage;
+use image::{ImageBuffer, Rgb, RgbImage};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::augment::{Augmenter, grey_levels};
-use super::decode::{self, Resize};
-use super::directory::{DirectoryDataset, Item};
-use crate::random::{self, Purpose};
-use crate::{Error, Preprocess, Result};
+use crate::{
+    Error, Preprocess, Result,
+    data::{DirectoryDataset, Item, Resize, decode_file, resize},
+    random::{Purpose, stream},
+};
 
-/// How many bytes of decoded pictures a loader keeps, unless told: 40,000 pictures of 64×64.
-const DEFAULT_CACHE: usize = 512 << 20;
-
-/// Pictures ready for a model, with their labels.
+/// Some pictures of a dataset, ready for a model.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Preprocessed images (N, 3, H, W), f32.
+    /// The pictures, preprocessed: (N, 3, H, W), f32.
     pub images: Tensor,
-    /// The label of each image.
+    /// Their N classes.
     pub labels: Vec<u32>,
-    /// The id of each image's [`Item`].
+    /// Their N [ids](Item::id).
     pub ids: Vec<u64>,
 }
 
-/// Turns a dataset into batches, epoch after epoch.
+/// Turns a dataset into batches: decodes, resizes and preprocesses on all cores.
 ///
-/// Pictures are decoded, resized, augmented and preprocessed on rayon's threads; what comes out does not
-/// depend on how many there are. The last batch may be short. A picture that cannot be used is dealt with as
-/// the dataset's policy says: a batch is shorter for it.
+/// A batch depends on the options and the epoch, never on the number of threads. Each usable picture comes
+/// exactly once an epoch; one that cannot be used makes its batch shorter.
 ///
 /// ```
 /// use headstart::{DirectoryDataset, Loader};
 ///
-/// # let folder = tempfile::tempdir().unwrap();
-/// # let pictures = folder.path();
-/// # for class in ["cat", "dog"] {
-/// #     std::fs::create_dir(pictures.join(class)).unwrap();
-/// #     for index in 0..5 {
-/// #         image::RgbImage::new(8, 8).save(pictures.join(format!("{class}/{index}.png"))).unwrap();
+/// # let root = tempfile::tempdir().unwrap();
+/// # for class in ["not_santa", "santa"] {
+/// #     std::fs::create_dir(root.path().join(class)).unwrap();
+/// #     for name in ["1.png", "2.png"] {
+/// #         image::RgbImage::new(40, 30).save(root.path().join(class).join(name)).unwrap();
 /// #     }
 /// # }
-/// let dataset = DirectoryDataset::open(pictures)?;
-/// let loader = Loader::new(&dataset, 64, 64).batch_size(4).shuffle(1);
-/// let sizes: Vec<usize> = loader.epoch(1).map(|batch| Ok(batch?.labels.len())).collect::<Result<_, headstart::Error>>()?;
-/// assert_eq!(sizes, [4, 4, 2]);
+/// let dataset = DirectoryDataset::open(root.path())?; // 2 classes of 2 pictures
+/// let loader = Loader::new(&dataset, 150, 150).batch_size(3).shuffle(1);
+/// for epoch in 0..2 {
+///     for batch in loader.epoch(epoch) {
+///         let batch = batch?;
+///         assert_eq!(batch.images.dims(), [batch.labels.len(), 3, 150, 150]);
+///     }
+/// }
+/// assert_eq!(loader.batches(), 2);
 /// # Ok::<(), headstart::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -61,12 +60,13 @@ pub struct Loader {
     preprocess: Preprocess,
     device: Device,
     shuffle: Option<u64>,
-    augment: Option<(Augmenter, u64)>,
-    cache: Arc<Cache>,
+    /// Decoded and resized pictures, by their place in the dataset: as many slots as the budget allows.
+    cache: Arc<[OnceLock<Arc<RgbImage>>]>,
 }
 
 impl Loader {
-    /// A loader of a dataset's pictures at (height, width) pixels, in the dataset's order.
+    /// A loader of `height` × `width` pictures: batches of 32 on the CPU, in the dataset's order, resized by
+    /// [`Resize::Bilinear`] and preprocessed by [`Preprocess::Unit`].
     pub fn new(dataset: &DirectoryDataset, height: usize, width: usize) -> Self {
         Self {
             dataset: dataset.clone(),
@@ -77,185 +77,246 @@ impl Loader {
             preprocess: Preprocess::default(),
             device: Device::Cpu,
             shuffle: None,
-            augment: None,
-            cache: Arc::new(Cache::new(dataset.len(), DEFAULT_CACHE)),
+            cache: Arc::default(),
+        }
+        .cache(512 << 20)
+    }
+
+    /// The pictures per batch, 1 or more; the last batch of an epoch may be shorter. Default: 32.
+    pub fn batch_size(self, batch_size: usize) -> Self {
+        Self { batch_size, ..self }
+    }
+
+    /// How pictures are brought to size. Default: [`Resize::Bilinear`].
+    pub fn resize(self, resize: Resize) -> Self {
+        let slots = self.cache.len();
+        Self { resize, ..self }.emptied(slots)
+    }
+
+    /// What pixels must look like for the model. Default: [`Preprocess::Unit`].
+    pub fn preprocess(self, preprocess: Preprocess) -> Self {
+        Self { preprocess, ..self }
+    }
+
+    /// Where batches go. Default: the CPU.
+    pub fn device(self, device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            ..self
         }
     }
 
-    /// Sets how many pictures make a batch, 1 or more; the default is 32.
-    pub fn batch_size(mut self, pictures: usize) -> Self {
-        self.batch_size = pictures.max(1);
-        self
+    /// Puts the pictures in a fresh order each epoch, fixed by (`seed`, epoch). Default: the dataset's order.
+    pub fn shuffle(self, seed: u64) -> Self {
+        Self {
+            shuffle: Some(seed),
+            ..self
+        }
     }
 
-    /// Sets the resize filter; the default is [`Resize::Bilinear`].
-    pub fn resize(mut self, filter: Resize) -> Self {
-        self.resize = filter;
-        self
+    /// The memory in bytes for pictures kept from one epoch to the next, decoded and resized; 0 keeps none.
+    /// Default: 512 MiB, or 7,953 pictures of 150 × 150. Clones of a loader share it.
+    pub fn cache(self, bytes: usize) -> Self {
+        let picture = self.height.saturating_mul(self.width).saturating_mul(3);
+        let slots = bytes / picture.max(1);
+        let slots = slots.min(self.dataset.len());
+        self.emptied(slots)
     }
 
-    /// Sets what pixels are turned into; the default is [`Preprocess::Unit`].
-    pub fn preprocess(mut self, preprocess: Preprocess) -> Self {
-        self.preprocess = preprocess;
-        self
+    fn emptied(self, slots: usize) -> Self {
+        Self {
+            cache: (0..slots).map(|_| OnceLock::new()).collect(),
+            ..self
+        }
     }
 
-    /// Sets where the images go; the default is the CPU.
-    pub fn device(mut self, device: &Device) -> Self {
-        self.device = device.clone();
-        self
-    }
-
-    /// Gives every epoch an order of its own, fixed by the seed and the epoch; the default is the dataset's
-    /// order.
-    pub fn shuffle(mut self, seed: u64) -> Self {
-        self.shuffle = Some(seed);
-        self
-    }
-
-    /// Augments each picture, fixed by the seed, the epoch and the picture; the default is not to.
-    pub fn augment(mut self, augmenter: Augmenter, seed: u64) -> Self {
-        self.augment = Some((augmenter, seed));
-        self
-    }
-
-    /// Sets how many bytes of decoded pictures, at their input size, are kept in memory to spare the next
-    /// epoch decoding; the default is 512 MiB. Pictures beyond it are decoded each time.
-    pub fn cache(mut self, bytes: usize) -> Self {
-        self.cache = Arc::new(Cache::new(self.dataset.len(), bytes));
-        self
-    }
-
-    /// How many batches an epoch has, when every picture can be used.
+    /// The number of batches in an epoch. An epoch has fewer when all pictures of a batch cannot be used.
     pub fn batches(&self) -> usize {
-        self.dataset.len().div_ceil(self.batch_size)
+        self.dataset.len().div_ceil(self.batch_size.max(1))
     }
 
-    /// The batches of one epoch.
+    /// The batches of one epoch, each made when it is asked for.
     ///
-    /// Items are errors where the dataset's policy is to fail, or an augmentation option is out of range.
-    pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> + '_ {
-        let mut order: Vec<usize> = (0..self.dataset.len()).collect();
-        if let Some(seed) = self.shuffle {
-            order.shuffle(&mut random::stream(seed, Purpose::Shuffle, epoch, 0));
-        }
-        let refusal = self.refusal().map(Err);
-        let starts = (0..order.len()).step_by(self.batch_size);
+    /// # Errors
+    /// The items are errors: [`Error::Option`] for a batch size, height or width of 0 or a side over 32,768;
+    /// under [`Policy::Fail`](crate::Policy::Fail), [`Error::Picture`] or [`Error::Io`] for a picture that
+    /// cannot be used.
+    pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> {
+        let invalid = self.check().err();
+        let order = match invalid {
+            Some(_) => Vec::new(),
+            None => self.order(epoch),
+        };
+        let batch_size = self.batch_size.max(1);
+        let starts = (0..order.len()).step_by(batch_size);
         let batches = starts.filter_map(move |start| {
-            let end = order.len().min(start + self.batch_size);
-            self.batch(&order[start..end], epoch).transpose()
+            let end = order.len().min(start + batch_size);
+            self.batch(&order[start..end]).transpose()
         });
-        let stop = refusal.is_some();
-        refusal.into_iter().chain(batches.take_while(move |_| !stop))
+        invalid.into_iter().map(Err).chain(batches)
     }
 
-    /// What makes loading pointless.
-    fn refusal(&self) -> Option<Error> {
-        let augmenter = self.augment.as_ref();
-        augmenter
-            .and_then(|(augmenter, _)| augmenter.check().err())
-            .or_else(|| self.dataset.first_failure())
-    }
-
-    /// The pictures at these positions; none if none of them can be used.
-    fn batch(&self, positions: &[usize], epoch: u64) -> Result<Option<Batch>> {
-        let loaded: Vec<Option<Vec<f32>>> = positions
-            .par_iter()
-            .map(|position| self.picture(*position, epoch))
-            .collect::<Result<_>>()?;
-        let mut pixels = Vec::with_capacity(positions.len() * 3 * self.height * self.width);
-        let (mut labels, mut ids) = (Vec::new(), Vec::new());
-        for (position, planes) in positions.iter().zip(loaded) {
-            if let Some(planes) = planes {
-                let item = &self.dataset.items()[*position];
-                pixels.extend(planes);
-                labels.push(item.label as u32);
-                ids.push(item.id);
+    fn check(&self) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::option("batch_size", 0, "1 or more"));
+        }
+        for (option, side) in [("height", self.height), ("width", self.width)] {
+            if !(1..=32_768).contains(&side) {
+                return Err(Error::option(option, side, "1 to 32768"));
             }
         }
-        if labels.is_empty() {
+        Ok(())
+    }
+
+    /// Places in the dataset, in the order of this epoch.
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.dataset.len()).collect();
+        if let Some(seed) = self.shuffle {
+            order.shuffle(&mut stream(seed, Purpose::Shuffle, epoch, 0));
+        }
+        order
+    }
+
+    /// The batch of the pictures at these places; `None` when none of them can be used.
+    fn batch(&self, places: &[usize]) -> Result<Option<Batch>> {
+        let pictures: Vec<_> = places
+            .par_iter()
+            .map(|&place| self.picture(place))
+            .collect();
+        let mut usable: Vec<(&Item, Arc<RgbImage>)> = Vec::with_capacity(places.len());
+        for (&place, picture) in places.iter().zip(pictures) {
+            if let Some(picture) = picture? {
+                usable.push((&self.dataset.items()[place], picture));
+            }
+        }
+        if usable.is_empty() {
             return Ok(None);
         }
-        let shape = (labels.len(), 3, self.height, self.width);
+        let pictures: Vec<&RgbImage> = usable.iter().map(|(_, picture)| &**picture).collect();
         Ok(Some(Batch {
-            images: Tensor::from_vec(pixels, shape, &self.device)?,
-            labels,
-            ids,
+            images: to_batch(&pictures, self.preprocess, &self.device)?,
+            labels: usable.iter().map(|(item, _)| item.label as u32).collect(),
+            ids: usable.iter().map(|(item, _)| item.id).collect(),
         }))
     }
 
-    /// One picture's preprocessed planes; none if it cannot be used.
-    fn picture(&self, position: usize, epoch: u64) -> Result<Option<Vec<f32>>> {
-        let item = &self.dataset.items()[position];
-        let decoded = match self.cache.get(position) {
-            Some(picture) => std::borrow::Cow::Borrowed(picture),
-            None => match self.decode(item)? {
-                Some(picture) => self.cache.keep(position, picture),
-                None => return Ok(None),
-            },
-        };
-        let Some((augmenter, seed)) = &self.augment else {
-            return Ok(Some(decode::planes(decoded.as_raw(), self.preprocess)));
-        };
-        let mut rng = random::stream(*seed, Purpose::Augment, epoch, item.id);
-        let parameters = augmenter.sample(self.height, self.width, &mut rng);
-        let augmented = augmenter.apply(&grey_levels(&decoded), &parameters);
-        Ok(Some(decode::planes(augmented.as_raw(), self.preprocess)))
-    }
-
-    fn decode(&self, item: &Item) -> Result<Option<RgbImage>> {
-        if self.dataset.known_problem(&item.path).is_some() {
-            return Ok(None);
+    /// The picture at a place in the dataset, to size; `None` when it is skipped.
+    fn picture(&self, place: usize) -> Result<Option<Arc<RgbImage>>> {
+        let slot = self.cache.get(place);
+        if let Some(picture) = slot.and_then(OnceLock::get) {
+            return Ok(Some(picture.clone()));
         }
-        match decode::decode_file(&item.path) {
-            Ok(picture) => {
-                let picture = decode::resize(&picture, self.height, self.width, self.resize);
-                Ok(Some(picture))
+        let path = &self.dataset.items()[place].path;
+        let decoded = match self.dataset.problem_with(path) {
+            Some(reason) => Err(Error::Picture {
+                path: path.clone(),
+                reason,
+            }),
+            None => decode_file(path),
+        };
+        let picture = match decoded {
+            Ok(picture) => resize(&picture, self.height as u32, self.width as u32, self.resize),
+            Err(error) => {
+                self.dataset.handle(path, error)?;
+                return Ok(None);
             }
-            Err(error) => self.dataset.report(&item.path, error).map(|()| None),
+        };
+        let picture = Arc::new(picture);
+        Ok(Some(match slot {
+            Some(slot) => slot.get_or_init(|| picture).clone(),
+            None => picture,
+        }))
+    }
+}
+
+/// Pictures of one size, in grey levels 0 to 255 (bytes or floats) → (N, 3, H, W), f32, preprocessed.
+///
+/// # Errors
+/// [`Error::Shape`] when a picture has another size than the first, or there is none.
+pub(crate) fn to_batch<S>(
+    pictures: &[&ImageBuffer<Rgb<S>, Vec<S>>],
+    preprocess: Preprocess,
+    device: &Device,
+) -> Result<Tensor>
+where
+    Rgb<S>: image::Pixel<Subpixel = S>,
+    S: Copy + Into<f32> + Send + Sync,
+{
+    let shape_error = |expected: String, found: Vec<usize>| Error::Shape {
+        what: "pictures of a batch (H, W)".into(),
+        expected,
+        found,
+    };
+    let Some(first) = pictures.first() else {
+        return Err(shape_error("one picture or more".into(), vec![0]));
+    };
+    let (width, height) = first.dimensions();
+    for picture in pictures {
+        if picture.dimensions() != (width, height) {
+            let (w, h) = picture.dimensions();
+            return Err(shape_error(
+                format!("({height}, {width})"),
+                vec![h as usize, w as usize],
+            ));
+        }
+    }
+    let (height, width) = (height as usize, width as usize);
+    let mut data = vec![0f32; pictures.len() * 3 * height * width];
+    if !data.is_empty() {
+        data.par_chunks_mut(3 * height * width)
+            .zip(pictures)
+            .for_each(|(planes, picture)| write_planes(picture, preprocess, planes));
+    }
+    Ok(Tensor::from_vec(
+        data,
+        (pictures.len(), 3, height, width),
+        device,
+    )?)
+}
+
+/// Writes an interleaved picture as three preprocessed planes.
+fn write_planes<S>(
+    picture: &ImageBuffer<Rgb<S>, Vec<S>>,
+    preprocess: Preprocess,
+    planes: &mut [f32],
+) where
+    Rgb<S>: image::Pixel<Subpixel = S>,
+    S: Copy + Into<f32>,
+{
+    let (mean, std) = preprocess.mean_std();
+    let plane_len = planes.len() / 3;
+    for (c, plane) in planes.chunks_exact_mut(plane_len).enumerate() {
+        let from = if preprocess.is_bgr() { 2 - c } else { c };
+        for (to, rgb) in plane.iter_mut().zip(picture.as_raw().chunks_exact(3)) {
+            *to = (rgb[from].into() - mean[c]) / std[c];
         }
     }
 }
 
-/// Pictures of one size → preprocessed images (N, 3, H, W).
-pub(crate) fn to_batch(pictures: &[RgbImage], preprocess: Preprocess, device: &Device) -> Result<Tensor> {
-    let (width, height) = pictures[0].dimensions();
-    let pixels: Vec<f32> = pictures
-        .iter()
-        .flat_map(|picture| decode::planes(picture.as_raw(), preprocess))
-        .collect();
-    let shape = (pictures.len(), 3, height as usize, width as usize);
-    Ok(Tensor::from_vec(pixels, shape, device)?)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb32FImage;
 
-/// Decoded pictures by position, up to a number of bytes.
-#[derive(Debug)]
-struct Cache {
-    slots: Vec<OnceLock<RgbImage>>,
-    left: AtomicUsize,
-}
-
-impl Cache {
-    fn new(pictures: usize, bytes: usize) -> Self {
-        Self {
-            slots: (0..pictures).map(|_| OnceLock::new()).collect(),
-            left: AtomicUsize::new(bytes),
+    #[test]
+    fn bytes_and_floats_give_the_same_planes() {
+        let bytes = RgbImage::from_fn(3, 2, |x, y| Rgb([x as u8, y as u8, 200]));
+        let floats = Rgb32FImage::from_fn(3, 2, |x, y| Rgb([x as f32, y as f32, 200.0]));
+        let by = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for preprocess in [Preprocess::Unit, Preprocess::Torch, Preprocess::Caffe] {
+            let a = to_batch(&[&bytes], preprocess, &Device::Cpu).unwrap();
+            let b = to_batch(&[&floats], preprocess, &Device::Cpu).unwrap();
+            assert_eq!(a.dims(), [1, 3, 2, 3]);
+            assert_eq!(by(a), by(b));
         }
     }
 
-    fn get(&self, position: usize) -> Option<&RgbImage> {
-        self.slots[position].get()
-    }
-
-    /// Keeps a picture if there is room, and hands it back either way.
-    fn keep(&self, position: usize, picture: RgbImage) -> std::borrow::Cow<'_, RgbImage> {
-        let bytes = picture.as_raw().len();
-        let room = self
-            .left
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        match room {
-            Ok(_) => std::borrow::Cow::Borrowed(self.slots[position].get_or_init(|| picture)),
-            Err(_) => std::borrow::Cow::Owned(picture),
-        }
+    #[test]
+    fn pictures_of_different_sizes_are_an_error() {
+        let (a, b) = (RgbImage::new(3, 2), RgbImage::new(2, 3));
+        let error = to_batch(&[&a, &b], Preprocess::Unit, &Device::Cpu).unwrap_err();
+        assert!(matches!(error, Error::Shape { found, .. } if found == [3, 2]));
+        let none: [&RgbImage; 0] = [];
+        assert!(to_batch(&none, Preprocess::Unit, &Device::Cpu).is_err());
     }
 }
