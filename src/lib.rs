@@ -10,7 +10,10 @@ pub mod model;
 mod random;
 pub mod train;
 
-pub use data::{Batch, DirectoryDataset, Loader, Policy, Preprocess, Problem, Resize};
+pub use data::{
+    AugmentParams, Augmenter, Batch, DirectoryDataset, FillMode, Loader, Policy, Preprocess,
+    Problem, Resize,
+};
 pub use error::{Error, Result};
 pub use model::{
     Block, Classifier, ConvBase, Head, Mode, Pooling, Prediction, Summary, Vgg, Weights,

@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
-use image::{ImageBuffer, Rgb, RgbImage};
+use image::{ImageBuffer, Rgb, Rgb32FImage, RgbImage};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use crate::{
     Error, Preprocess, Result,
-    data::{DirectoryDataset, Item, Resize, decode_file, resize},
+    data::{Augmenter, DirectoryDataset, Item, Resize, augment::grey_levels, decode_file, resize},
     random::{Purpose, stream},
 };
 
@@ -60,6 +60,7 @@ pub struct Loader {
     preprocess: Preprocess,
     device: Device,
     shuffle: Option<u64>,
+    augment: Option<(Augmenter, u64)>,
     /// Decoded and resized pictures, by their place in the dataset: as many slots as the budget allows.
     cache: Arc<[OnceLock<Arc<RgbImage>>]>,
 }
@@ -77,6 +78,7 @@ impl Loader {
             preprocess: Preprocess::default(),
             device: Device::Cpu,
             shuffle: None,
+            augment: None,
             cache: Arc::default(),
         }
         .cache(512 << 20)
@@ -110,6 +112,14 @@ impl Loader {
     pub fn shuffle(self, seed: u64) -> Self {
         Self {
             shuffle: Some(seed),
+            ..self
+        }
+    }
+
+    /// Changes each picture at random, fixed by (`seed`, epoch, [id](Item::id)). Default: pictures stay as they are.
+    pub fn augment(self, augmenter: Augmenter, seed: u64) -> Self {
+        Self {
+            augment: Some((augmenter, seed)),
             ..self
         }
     }
@@ -151,7 +161,7 @@ impl Loader {
         let starts = (0..order.len()).step_by(batch_size);
         let batches = starts.filter_map(move |start| {
             let end = order.len().min(start + batch_size);
-            self.batch(&order[start..end]).transpose()
+            self.batch(&order[start..end], epoch).transpose()
         });
         invalid.into_iter().map(Err).chain(batches)
     }
@@ -159,6 +169,9 @@ impl Loader {
     fn check(&self) -> Result<()> {
         if self.batch_size == 0 {
             return Err(Error::option("batch_size", 0, "1 or more"));
+        }
+        if let Some((augmenter, _)) = &self.augment {
+            augmenter.check()?;
         }
         for (option, side) in [("height", self.height), ("width", self.width)] {
             if !(1..=32_768).contains(&side) {
@@ -178,7 +191,7 @@ impl Loader {
     }
 
     /// The batch of the pictures at these places; `None` when none of them can be used.
-    fn batch(&self, places: &[usize]) -> Result<Option<Batch>> {
+    fn batch(&self, places: &[usize], epoch: u64) -> Result<Option<Batch>> {
         let pictures: Vec<_> = places
             .par_iter()
             .map(|&place| self.picture(place))
@@ -193,8 +206,23 @@ impl Loader {
             return Ok(None);
         }
         let pictures: Vec<&RgbImage> = usable.iter().map(|(_, picture)| &**picture).collect();
+        let images = match &self.augment {
+            None => to_batch(&pictures, self.preprocess, &self.device)?,
+            Some((augmenter, seed)) => {
+                let augmented: Vec<Rgb32FImage> = usable
+                    .par_iter()
+                    .map(|(item, picture)| {
+                        let mut rng = stream(*seed, Purpose::Augment, epoch, item.id);
+                        let params = augmenter.sample(self.height, self.width, &mut rng);
+                        augmenter.apply(&grey_levels(picture), &params)
+                    })
+                    .collect();
+                let pictures: Vec<&Rgb32FImage> = augmented.iter().collect();
+                to_batch(&pictures, self.preprocess, &self.device)?
+            }
+        };
         Ok(Some(Batch {
-            images: to_batch(&pictures, self.preprocess, &self.device)?,
+            images,
             labels: usable.iter().map(|(item, _)| item.label as u32).collect(),
             ids: usable.iter().map(|(item, _)| item.id).collect(),
         }))
@@ -296,7 +324,6 @@ fn write_planes<S>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::Rgb32FImage;
 
     #[test]
     fn bytes_and_floats_give_the_same_planes() {

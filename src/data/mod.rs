@@ -1,11 +1,14 @@
 //! Pictures on disk → batches.
 
+mod augment;
 mod decode;
 mod directory;
 mod loader;
 mod preprocess;
 
+pub use augment::{AugmentParams, Augmenter, FillMode};
 pub use decode::{Resize, decode_bytes, decode_file, resize, to_rgb};
 pub use directory::{DirectoryDataset, Item, Policy, Problem};
+pub(crate) use loader::to_batch;
 pub use loader::{Batch, Loader};
 pub use preprocess::Preprocess;

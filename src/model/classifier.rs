@@ -201,12 +201,12 @@ impl<B: Backbone> Classifier<B> {
         let (height, width) = self.input_size;
         let pictures = pictures
             .into_iter()
-            .map(|picture| Ok(data::resize(&picture.into().decode()?, height, width, self.resize)))
+            .map(|picture| Ok(data::resize(&picture.into().decode()?, height as u32, width as u32, self.resize)))
             .collect::<Result<Vec<RgbImage>>>()?;
         if pictures.is_empty() {
             return Ok(Vec::new());
         }
-        self.predict_tensor(&data::to_batch(&pictures, self.preprocess, &self.base.device())?)
+        self.predict_tensor(&data::to_batch(&pictures.iter().collect::<Vec<_>>(), self.preprocess, &self.base.device())?)
     }
 
     /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
