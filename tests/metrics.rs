@@ -79,7 +79,7 @@ fn misfits_are_named() {
         Evaluation::from_predictions(labels, rows, &names(2), 0.0).unwrap_err()
     };
     assert!(matches!(
-        error(&[2], &[even.clone()]),
+        error(&[2], std::slice::from_ref(&even)),
         Error::Option {
             option: "label",
             ..
