@@ -61,11 +61,16 @@ impl Evaluation {
         loss: f64,
     ) -> Result<Self> {
         let classes = class_names.len();
-        if labels.len() != probabilities.len() || probabilities.iter().any(|row| row.len() != classes) {
+        if labels.len() != probabilities.len()
+            || probabilities.iter().any(|row| row.len() != classes)
+        {
             return Err(Error::Shape {
                 what: "probabilities".into(),
                 expected: format!("({}, {classes})", labels.len()),
-                found: vec![probabilities.len(), probabilities.first().map_or(0, Vec::len)],
+                found: vec![
+                    probabilities.len(),
+                    probabilities.first().map_or(0, Vec::len),
+                ],
             });
         }
         let mut confusion = vec![vec![0; classes]; classes];
@@ -86,9 +91,12 @@ impl Evaluation {
     }
 }
 
-/// The class with the highest probability, the first of equals: for two classes, the second wins strictly
-/// above one half.
+/// Of two classes the second, strictly above one half; of more, the one with the highest probability, the first
+/// of equals.
 pub(crate) fn predicted_class(probabilities: &[f32]) -> usize {
+    if let [_, second] = probabilities {
+        return usize::from(*second > 0.5);
+    }
     let mut best = 0;
     for (class, probability) in probabilities.iter().enumerate() {
         if *probability > probabilities[best] {
@@ -151,8 +159,18 @@ impl fmt::Display for Evaluation {
         if let Some(auc) = self.auc {
             write!(f, ", ROC AUC {auc:.4}")?;
         }
-        let width = self.per_class.iter().map(|c| c.class.chars().count()).max().unwrap_or(0).max(5);
-        writeln!(f, "\n{:width$}  precision  recall      F1  pictures", "class")?;
+        let width = self
+            .per_class
+            .iter()
+            .map(|c| c.class.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(5);
+        writeln!(
+            f,
+            "\n{:width$}  precision  recall      F1  pictures",
+            "class"
+        )?;
         for c in &self.per_class {
             writeln!(
                 f,

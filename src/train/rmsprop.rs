@@ -1,9 +1,14 @@
 //! RMSprop, as Keras 3 or as PyTorch computes it.
 
+mod fused;
+
+use std::cell::RefCell;
+
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer;
 
+use self::fused::FusedStep;
 use crate::{Error, Result};
 
 /// Where epsilon stands, and with it the order of momentum and learning rate.
@@ -29,7 +34,10 @@ pub enum Epsilon {
 /// w ← w − lr · g / d         or, with momentum, m ← momentum · m + lr · g / d;  w ← w − m
 /// ```
 ///
-/// Variables are updated in the order they are given. State is kept for them alone: a frozen tensor has none.
+/// Rounding can bring v − a² below 0, where it has no root: it then counts as 0.
+///
+/// Variables are updated in the order they are given. State is kept for them alone, from their first gradient
+/// on: a frozen tensor has none. On the CPU in f32 a step is one pass over memory, in place.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -56,13 +64,45 @@ pub struct RmsProp {
     slots: Vec<Slot>,
 }
 
-/// A variable and its running averages; those the options leave unused are not there.
+/// A variable and its state, which the first gradient brings about.
 #[derive(Clone, Debug)]
 struct Slot {
     variable: Var,
-    mean_square: Tensor,
-    mean: Option<Tensor>,
-    momentum: Option<Tensor>,
+    state: Option<State>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// f32 on the CPU: see [`fused`].
+    Cpu(Averages<Vec<f32>>),
+    /// Anything else: candle's operations.
+    Tensors(Averages<Tensor>),
+}
+
+/// The running averages of one variable; those the options leave unused are not there.
+#[derive(Clone, Debug)]
+struct Averages<T> {
+    mean_square: T,
+    mean: Option<T>,
+    momentum: Option<T>,
+}
+
+impl<T> Averages<T> {
+    fn as_mut(&mut self) -> Averages<&mut T> {
+        Averages {
+            mean_square: &mut self.mean_square,
+            mean: self.mean.as_mut(),
+            momentum: self.momentum.as_mut(),
+        }
+    }
+
+    fn map<U>(self, convert: impl Fn(T) -> U) -> Averages<U> {
+        Averages {
+            mean_square: convert(self.mean_square),
+            mean: self.mean.map(&convert),
+            momentum: self.momentum.map(&convert),
+        }
+    }
 }
 
 impl RmsProp {
@@ -136,16 +176,11 @@ impl RmsProp {
         self.check()?;
         self.slots = variables
             .into_iter()
-            .map(|variable| {
-                let zeros = || variable.zeros_like();
-                Ok(Slot {
-                    mean_square: zeros()?,
-                    mean: self.centered.then(zeros).transpose()?,
-                    momentum: (self.momentum > 0.0).then(zeros).transpose()?,
-                    variable,
-                })
+            .map(|variable| Slot {
+                variable,
+                state: None,
             })
-            .collect::<Result<_>>()?;
+            .collect();
         Ok(self)
     }
 
@@ -156,8 +191,18 @@ impl RmsProp {
     pub fn check(&self) -> Result<()> {
         let finite = |value: f64| value.is_finite() && value >= 0.0;
         let rules = [
-            ("learning_rate", self.learning_rate, finite(self.learning_rate), "0 or more"),
-            ("rho", self.rho, (0.0..1.0).contains(&self.rho), "at least 0 and below 1"),
+            (
+                "learning_rate",
+                self.learning_rate,
+                finite(self.learning_rate),
+                "0 or more",
+            ),
+            (
+                "rho",
+                self.rho,
+                (0.0..1.0).contains(&self.rho),
+                "at least 0 and below 1",
+            ),
             (
                 "momentum",
                 self.momentum,
@@ -170,7 +215,12 @@ impl RmsProp {
                 finite(self.epsilon) && self.epsilon > 0.0,
                 "above 0",
             ),
-            ("weight_decay", self.weight_decay, finite(self.weight_decay), "0 or more"),
+            (
+                "weight_decay",
+                self.weight_decay,
+                finite(self.weight_decay),
+                "0 or more",
+            ),
         ];
         for (option, value, holds, allowed) in rules {
             if !holds {
@@ -180,30 +230,99 @@ impl RmsProp {
         Ok(())
     }
 
+    /// A copy of the running averages, for a checkpoint: for each variable that had a gradient, by its position,
+    /// `0.mean_square` and, if the options use them, `0.mean` and `0.momentum`, shaped as the variable.
+    ///
+    /// # Errors
+    /// candle's, on a device without memory.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut tensors = Vec::new();
+        for (index, slot) in self.slots.iter().enumerate() {
+            let (shape, device) = (slot.variable.shape(), slot.variable.device());
+            let averages = match &slot.state {
+                None => continue,
+                Some(State::Cpu(averages)) => averages
+                    .clone()
+                    .map(|values| Tensor::from_vec(values, shape, device)),
+                Some(State::Tensors(averages)) => averages.clone().map(|tensor| tensor.copy()),
+            };
+            tensors.push((format!("{index}.mean_square"), averages.mean_square?));
+            for (name, tensor) in [("mean", averages.mean), ("momentum", averages.momentum)] {
+                if let Some(tensor) = tensor {
+                    tensors.push((format!("{index}.{name}"), tensor?));
+                }
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// What weight decay leaves of a weight, if there is any.
+    fn kept(&self) -> Option<f64> {
+        (self.weight_decay > 0.0).then_some(1.0 - self.weight_decay * self.learning_rate)
+    }
+
     fn update(&self, slot: &mut Slot, gradient: &Tensor) -> candle_core::Result<()> {
+        let state = match &mut slot.state {
+            Some(state) => state,
+            none => none.insert(self.fresh_state(&slot.variable)?),
+        };
+        match state {
+            State::Cpu(averages) => {
+                let step = FusedStep {
+                    options: self,
+                    averages: RefCell::new(averages),
+                };
+                slot.variable.inplace_op2(&gradient.contiguous()?, &step)
+            }
+            State::Tensors(averages) => self.update_tensors(&slot.variable, averages, gradient),
+        }
+    }
+
+    fn fresh_state(&self, variable: &Var) -> candle_core::Result<State> {
+        let zeros = Averages {
+            mean_square: (),
+            mean: self.centered.then_some(()),
+            momentum: (self.momentum > 0.0).then_some(()),
+        };
+        Ok(
+            if variable.device().is_cpu() && variable.dtype() == DType::F32 {
+                State::Cpu(zeros.map(|()| vec![0.0; variable.elem_count()]))
+            } else {
+                let tensor = variable.as_detached_tensor().zeros_like()?;
+                State::Tensors(zeros.map(|()| tensor.clone()))
+            },
+        )
+    }
+
+    fn update_tensors(
+        &self,
+        variable: &Var,
+        averages: &mut Averages<Tensor>,
+        gradient: &Tensor,
+    ) -> candle_core::Result<()> {
         let average = |old: &Tensor, new: &Tensor| (old * self.rho)? + (new * (1.0 - self.rho))?;
-        slot.mean_square = average(&slot.mean_square, &gradient.sqr()?)?;
-        let variance = match &mut slot.mean {
+        averages.mean_square = average(&averages.mean_square, &gradient.sqr()?)?;
+        let variance = match &mut averages.mean {
             Some(mean) => {
                 *mean = average(mean, gradient)?;
-                (&slot.mean_square - mean.sqr()?)?
+                (&averages.mean_square - mean.sqr()?)?.maximum(0.0)?
             }
-            None => slot.mean_square.clone(),
+            None => averages.mean_square.clone(),
         };
         let denominator = match self.epsilon_placement {
             Epsilon::InsideRoot => (variance + self.epsilon)?.sqrt()?,
             Epsilon::OutsideRoot => (variance.sqrt()? + self.epsilon)?,
         };
         let mut increment = ((gradient * self.learning_rate)? / denominator)?;
-        if let Some(momentum) = &mut slot.momentum {
+        if let Some(momentum) = &mut averages.momentum {
             *momentum = ((&*momentum * self.momentum)? + increment)?;
             increment = momentum.clone();
         }
-        let mut weight = slot.variable.as_detached_tensor();
-        if self.weight_decay > 0.0 {
-            weight = (weight * (1.0 - self.weight_decay * self.learning_rate))?;
+        let mut weight = variable.as_detached_tensor();
+        if let Some(kept) = self.kept() {
+            weight = (weight * kept)?;
         }
-        slot.variable.set(&(weight - increment)?)
+        variable.set(&(weight - increment)?)
     }
 }
 
@@ -212,16 +331,20 @@ impl Optimizer for RmsProp {
 
     /// Gives `config`'s options to an optimizer of these variables.
     fn new(variables: Vec<Var>, config: Self) -> candle_core::Result<Self> {
-        config.with_variables(variables).map_err(candle_core::Error::wrap)
+        config
+            .with_variables(variables)
+            .map_err(candle_core::Error::wrap)
     }
 
     /// Updates every variable that has a gradient.
     fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {
         let mut slots = std::mem::take(&mut self.slots);
-        let outcome = slots.iter_mut().try_for_each(|slot| match gradients.get(&slot.variable) {
-            Some(gradient) => self.update(slot, &gradient.detach()),
-            None => Ok(()),
-        });
+        let outcome = slots
+            .iter_mut()
+            .try_for_each(|slot| match gradients.get(&slot.variable) {
+                Some(gradient) => self.update(slot, &gradient.detach()),
+                None => Ok(()),
+            });
         self.slots = slots;
         outcome
     }
