@@ -1,1 +1,28 @@
 //! The CPU 3×3 convolution and pooling, forward and backward.
+//!
+//! Feature maps lie in blocks of sixteen channels, (N, C/16, H, W, 16). A convolution goes through Winograd's
+//! F(4×4, 3×3) or F(2×2, 3×3), or directly where that is cheaper; all end in one register-blocked product. The
+//! instructions (AVX-512, AVX2 with FMA, NEON, or plain Rust) are chosen when first needed; no compiler flags
+//! are. Threads are those of rayon's current pool, and results do not depend on how many there are.
+//!
+//! The environment variable `HEADSTART_KERNELS` chooses otherwise, read once: `portable`, `avx2`, `avx512` or
+//! `neon` (passed over where the processor has it not), or `candle` for candle's own operations.
+#![allow(unsafe_code)]
+
+mod conv;
+mod direct;
+mod gemm;
+mod layout;
+mod parallel;
+mod pool;
+mod scratch;
+mod simd;
+mod stack;
+mod tile;
+mod winograd;
+
+pub(crate) use conv::Isa;
+pub(crate) use layout::Maps;
+pub(crate) use stack::{Layer, Prepared, run};
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,16 @@
 //! VGG without its top: five blocks of 3×3 convolutions, each frozen or trainable.
 
-use candle_core::{Device, Tensor, Var};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Layout, Storage, Tensor, Var};
 
 use super::backbone::{Backbone, BlockInfo, LayerInfo, Mode};
 use super::parameter::Parameter;
 use super::summary::Summary;
 use super::vgg::{Block, ConvLayer, Vgg};
 use super::weights::Weights;
+use crate::kernels::{self, Isa, Layer, Maps, Prepared};
 use crate::{Error, Preprocess, Result};
 
 /// The smallest picture side: five poolings leave one pixel of it.
@@ -36,6 +40,8 @@ pub struct ConvBase {
     vgg: Vgg,
     preprocess: Preprocess,
     convolutions: Vec<Convolution>,
+    /// What the CPU kernels made of the frozen weights.
+    prepared: Arc<Prepared>,
 }
 
 /// One convolution of the base, with its parameters.
@@ -81,6 +87,7 @@ impl ConvBase {
             vgg,
             preprocess,
             convolutions,
+            prepared: Arc::default(),
         })
     }
 
@@ -121,6 +128,7 @@ impl ConvBase {
         for convolution in &mut self.convolutions {
             convolution.freeze();
         }
+        self.prepared = Arc::default();
         self
     }
 
@@ -161,6 +169,7 @@ impl ConvBase {
                 convolution.freeze();
             }
         }
+        self.prepared = Arc::default();
         Ok(())
     }
 
@@ -218,14 +227,55 @@ impl ConvBase {
                 });
             }
         }
-        let mut features = images.clone();
-        for block in Block::ALL.into_iter().filter(|block| *block <= last) {
+        let frozen = Block::ALL.into_iter().take_while(|block| !self.is_trainable(*block)).count();
+        let plain = match mode {
+            Mode::Infer => last.index() + 1,
+            Mode::Train => frozen.min(last.index() + 1),
+        };
+        let (mut features, done) = match kernels_for(images) {
+            Some(isa) if plain > 0 => (self.run_plain(isa, images, Block::ALL[plain - 1])?, plain),
+            _ => (images.clone(), 0),
+        };
+        for block in Block::ALL.into_iter().skip(done).filter(|block| *block <= last) {
             for convolution in self.block(block) {
                 features = convolution.forward(&features, mode)?;
             }
             features = max_pool(&features)?;
         }
         Ok(features)
+    }
+
+    /// Runs the blocks up to `last` on the CPU kernels, without a graph.
+    fn run_plain(&self, isa: Isa, images: &Tensor, last: Block) -> Result<Tensor> {
+        let (pictures, channels, height, width) = images.dims4()?;
+        let maps = Maps { pictures, channels, height, width };
+        let images = images.contiguous()?;
+        let convolutions: Vec<_> =
+            self.convolutions.iter().take_while(|c| c.layer.block <= last).collect();
+        let held: Vec<_> = convolutions
+            .iter()
+            .map(|c| (values(c.weight.tensor()), values(c.bias.tensor())))
+            .collect();
+        let layers = convolutions
+            .iter()
+            .zip(&held)
+            .enumerate()
+            .map(|(index, (convolution, (weight, bias)))| {
+                let next = convolutions.get(index + 1);
+                Ok(Layer {
+                    weights: weight.slice()?,
+                    bias: bias.slice()?,
+                    pool: next.is_none_or(|next| next.layer.block != convolution.layer.block),
+                    frozen: convolution.weight.var().is_none(),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let images = values(&images);
+        let (blocked, maps) = kernels::run(isa, &layers, &self.prepared, images.slice()?, maps);
+        let Maps { pictures, channels, height, width } = maps;
+        let mut planar = vec![0.0; pictures * channels * height * width];
+        maps.to_planar(&blocked, &mut planar);
+        Ok(Tensor::from_vec(planar, (pictures, channels, height, width), &Device::Cpu)?)
     }
 
     fn block(&self, block: Block) -> impl Iterator<Item = &Convolution> {
@@ -255,6 +305,30 @@ impl Convolution {
 
     fn parameters(&self) -> usize {
         self.weight.tensor().elem_count() + self.bias.tensor().elem_count()
+    }
+}
+
+/// The CPU kernels for these images; none on other devices, for other number types, where the gradient of the
+/// images themselves is asked for, or where the kernels are switched off.
+fn kernels_for(images: &Tensor) -> Option<Isa> {
+    let ours = images.device().is_cpu() && images.dtype() == DType::F32 && !images.track_op();
+    if ours { Isa::chosen() } else { None }
+}
+
+/// A contiguous CPU tensor's numbers, held for reading.
+struct Values<'a, Guard>(Guard, &'a Layout);
+
+fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    Values(storage, layout)
+}
+
+impl<Guard: Deref<Target = Storage>> Values<'_, Guard> {
+    fn slice(&self) -> candle_core::Result<&[f32]> {
+        match (&*self.0, self.1.contiguous_offsets()) {
+            (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
+            _ => candle_core::bail!("a contiguous tensor on the CPU is needed"),
+        }
     }
 }
 
