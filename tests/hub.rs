@@ -498,7 +498,7 @@ fn another_version_of_the_file_starts_from_nothing() {
     server.set(Mode::Short(10 << 20));
     refusal(hub(&server, cache.path()));
     server.traffic();
-    *server.shared.etag.lock().unwrap() = "\"0dd\"".to_owned();
+    *server.shared.etag.lock().unwrap() = "\"0ddd\"".to_owned();
     server.set(Mode::Normal);
     file.assert_loaded(&load(hub(&server, cache.path())).unwrap(), &VGG11);
     assert!(server.traffic().1 >= file.convolutions);
