@@ -31,7 +31,7 @@ use crate::{Preprocess, Result};
 #[non_exhaustive]
 pub enum Weights {
     /// torchvision's ImageNet-1k weights from the hub (`timm/vgg19.tv_in1k` and siblings, pinned revisions),
-    /// with the settings of [`Hub::from_env`]. Fetched once, then read from the hub's cache. Pixels:
+    /// with the settings of `Hub::from_env`. Fetched once, then read from the hub's cache. Pixels:
     /// [`Preprocess::Torch`]. Without the cargo feature `hub`, loading them is an error that says so.
     ImageNet,
     /// The same from a hub with settings of your own.
