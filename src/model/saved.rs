@@ -18,7 +18,7 @@ use crate::{Error, Preprocess, Result, atomic_file};
 
 /// The metadata entry everything but the tensors stands in, as JSON. One entry, because safetensors writes
 /// several in no fixed order, and equal classifiers should make equal files.
-const METADATA_KEY: &str = "headstart";
+pub(super) const METADATA_KEY: &str = "headstart";
 
 /// The format this version writes, and the newest it reads.
 const FORMAT: u32 = 1;

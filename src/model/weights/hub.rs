@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,13 +72,19 @@ impl Hub {
     /// the hub itself and `~/.cache/huggingface/hub`.
     pub fn from_env() -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let cache = set("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(path.into()));
-        let offline = set("HF_HUB_OFFLINE")
-            .is_some_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()));
+        // hf-hub panics where there is no home to keep a cache in.
+        let home = if set("HF_HOME").is_some() || std::env::home_dir().is_some() {
+            Cache::from_env()
+        } else {
+            Cache::new(".cache/huggingface/hub".into())
+        };
+        let offline = set("HF_HUB_OFFLINE").is_some_and(|value| {
+            ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str())
+        });
         Self {
             endpoint: set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
-            token: set("HF_TOKEN").or_else(|| cache.token()),
-            cache: cache.path().clone(),
+            token: set("HF_TOKEN").or_else(|| home.token()),
+            cache: set("HF_HUB_CACHE").map_or_else(|| home.path().clone(), PathBuf::from),
             offline,
             timeout: Duration::from_secs(30),
         }
@@ -153,15 +160,27 @@ impl Source {
         }
     }
 
+    /// Whether the revision is a commit, which never changes, and not a branch.
+    fn is_pinned(&self) -> bool {
+        self.revision.len() == 40
+    }
+
     fn repo(&self) -> Repo {
-        Repo::with_revision(self.repository.clone(), RepoType::Model, self.revision.to_owned())
+        Repo::with_revision(
+            self.repository.clone(),
+            RepoType::Model,
+            self.revision.to_owned(),
+        )
     }
 
     /// Our file, or the hub's own if another program fetched it whole.
     fn cached(&self, cache: &CacheRepo) -> Option<PathBuf> {
         [KEPT_FILE, FILE].into_iter().find_map(|name| {
             let pinned = cache.pointer_path(self.revision).join(name);
-            pinned.is_file().then_some(pinned).or_else(|| cache.get(name))
+            pinned
+                .is_file()
+                .then_some(pinned)
+                .or_else(|| cache.get(name))
         })
     }
 
@@ -194,6 +213,8 @@ impl<'a> Download<'a> {
             .timeout_connect(timeout)
             .timeout_recv_response(timeout)
             .timeout_per_read(timeout)
+            // A compressed range would not be the file's bytes.
+            .accept_encoding("identity")
             .user_agent(concat!("headstart/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
@@ -215,10 +236,15 @@ impl<'a> Download<'a> {
     }
 
     fn run(&self, cache: &CacheRepo, layers: &[ConvLayer]) -> Result<PathBuf> {
-        let mut stream = self.open(0, Some(FIRST_BYTES))?;
+        let mut stream = self.open(0, FIRST_BYTES)?;
         let plan = self.plan(&mut stream, layers)?;
 
-        let folder = cache.pointer_path(stream.commit.as_deref().unwrap_or(self.source.revision));
+        let revision = self.source.revision;
+        let commit = match &stream.commit {
+            Some(commit) if !self.source.is_pinned() => commit.clone(),
+            _ => revision.to_owned(),
+        };
+        let folder = cache.pointer_path(&commit);
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         // One download at a time; whoever waited finds the file there.
         let lock_path = folder.join(format!("{KEPT_FILE}.lock"));
@@ -228,11 +254,12 @@ impl<'a> Download<'a> {
         if path.is_file() {
             return Ok(path);
         }
-        let part = folder.join(format!("{KEPT_FILE}.{}.part", stream.identity()));
+        let identity = stream.identity().unwrap_or("unknown".to_owned());
+        let part = folder.join(format!("{KEPT_FILE}.{identity}.part"));
         self.fetch(&plan, stream, &part)?;
         fs::rename(&part, &path).map_err(Error::io(&path))?;
-        if let Some(commit) = folder.file_name().and_then(|name| name.to_str()) {
-            cache.create_ref(commit).map_err(Error::io(&folder))?;
+        if commit != revision {
+            cache.create_ref(&commit).map_err(Error::io(&folder))?;
         }
         Ok(path)
     }
@@ -243,18 +270,31 @@ impl<'a> Download<'a> {
         self.read(stream, &mut bytes)?;
         let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
         if length > MAX_HEADER {
-            return Err(self.source.error(format!("it claims a header of {length} bytes")));
+            return Err(self.source.error(format!(
+                "not a safetensors file: it claims a header of {length} bytes"
+            )));
         }
         bytes.resize(8 + length as usize, 0);
-        let held = stream.end.map_or(bytes.len(), |end| bytes.len().min(end as usize));
+        let held = match stream.end {
+            Some(end) => bytes.len().min(end.max(8) as usize),
+            None => bytes.len(),
+        };
         self.read(stream, &mut bytes[8..held])?;
         if held < bytes.len() {
-            *stream = self.open(held as u64, Some(bytes.len() as u64))?;
+            *stream = self.reopen(stream, held as u64, bytes.len() as u64)?;
             self.read(stream, &mut bytes[held..])?;
         }
-        let header = serde_json::from_slice(&bytes[8..])
+        let header: Metadata = serde_json::from_slice(&bytes[8..])
             .map_err(|error| self.source.error(format!("damaged header: {error}")))?;
-        Plan::new(self.source, layers, &header, bytes.len() as u64)
+        let data = bytes.len() as u64;
+        let wanted = data.checked_add(header.data_len() as u64);
+        if wanted.is_none() || stream.total.is_some() && stream.total != wanted {
+            return Err(self.source.error(format!(
+                "its header announces {} bytes of tensors, which is not what the file has",
+                header.data_len()
+            )));
+        }
+        Plan::new(self.source, layers, &header, data)
     }
 
     /// Fetches what `part` does not hold yet, and checks that it is whole.
@@ -267,7 +307,9 @@ impl<'a> Download<'a> {
             .map_err(Error::io(part))?;
         let mut held = file.metadata().map_err(Error::io(part))?.len();
         let mut start = vec![0; plan.header.len()];
-        let resumable = held >= plan.header.len() as u64
+        // Without an etag nothing says that the file is still the one that was begun.
+        let resumable = stream.etag.is_some()
+            && held >= plan.header.len() as u64
             && file.read_exact(&mut start).is_ok()
             && start == plan.header
             && held <= plan.length();
@@ -290,7 +332,7 @@ impl<'a> Download<'a> {
             let from = range.start + skip;
             let ahead = stream.end.is_none_or(|end| range.end <= end) && stream.position <= from;
             if !ahead {
-                stream = self.open(from, Some(range.end))?;
+                stream = self.reopen(&stream, from, range.end)?;
             }
             self.discard(&mut stream, from)?;
             self.copy(&mut stream, range.end, &mut file, part, &progress)?;
@@ -299,23 +341,35 @@ impl<'a> Download<'a> {
         file.sync_all().map_err(Error::io(part))?;
         let length = file.metadata().map_err(Error::io(part))?.len();
         if length != plan.length() {
-            return Err(self.source.error(format!("{length} bytes kept of {}", plan.length())));
+            return Err(self
+                .source
+                .error(format!("{length} bytes kept of {}", plan.length())));
         }
         Ok(())
     }
 
+    /// Asks for more of the file that `stream` is of, and for no other version of it.
+    fn reopen(&self, stream: &Stream, start: u64, end: u64) -> Result<Stream> {
+        let next = self.open(start, end)?;
+        if next.etag != stream.etag || next.total != stream.total {
+            return Err(self
+                .source
+                .error("the file changed while it was fetched; try again"));
+        }
+        Ok(next)
+    }
+
     /// Asks for bytes from `start` to `end` (exclusive). A server without ranges sends the whole file instead.
-    fn open(&self, start: u64, end: Option<u64>) -> Result<Stream> {
-        let range = match end {
-            Some(end) => format!("bytes={start}-{}", end - 1),
-            None => format!("bytes={start}-"),
-        };
+    fn open(&self, start: u64, end: u64) -> Result<Stream> {
+        let range = format!("bytes={start}-{}", end - 1);
         let mut url = self.url.clone();
         let mut commit = None;
         let mut etag = None;
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.agent.get(&url).header(header::RANGE, &range);
-            if let Some(token) = self.hub.token.as_ref().filter(|_| url.authority() == self.url.authority()) {
+            let is_hub =
+                (url.scheme(), url.authority()) == (self.url.scheme(), self.url.authority());
+            if let Some(token) = self.hub.token.as_ref().filter(|_| is_hub) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             let response = request.call().map_err(|error| self.failure(&url, error))?;
@@ -326,29 +380,52 @@ impl<'a> Download<'a> {
             let status = response.status();
             if status.is_redirection() {
                 let target = text(&response, "location").unwrap_or_default();
-                url = resolve(&url, &target)
-                    .ok_or_else(|| self.source.error(format!("{url} redirects to `{target}`")))?;
+                url = resolve(&url, &target).ok_or_else(|| {
+                    self.source
+                        .error(format!("{} redirects to no address", place(&url)))
+                })?;
                 continue;
             }
-            let (position, end) = match status.as_u16() {
-                200 => (0, None),
-                206 => (start, end),
+            let (position, end, total) = match status.as_u16() {
+                200 => (0, None, number(&response, "content-length")),
+                206 => {
+                    let (sent, total) = content_range(&response).ok_or_else(|| {
+                        self.source
+                            .error(format!("{} answers with no range", place(&url)))
+                    })?;
+                    if sent != (start..end.min(total)) {
+                        return Err(self.source.error(format!(
+                            "{} sends bytes {sent:?} of {total}, asked for {:?}",
+                            place(&url),
+                            start..end
+                        )));
+                    }
+                    (start, Some(sent.end), Some(total))
+                }
                 401 | 403 => {
                     return Err(self.source.error(format!(
-                        "{url} refuses access ({status}); a token in HF_TOKEN may help"
+                        "{} refuses access ({status}); a token in HF_TOKEN may help",
+                        place(&url)
                     )));
                 }
-                _ => return Err(self.source.error(format!("{url} answers {status}"))),
+                _ => {
+                    return Err(self
+                        .source
+                        .error(format!("{} answers {status}", place(&url))));
+                }
             };
             return Ok(Stream {
                 body: response.into_body(),
                 position,
                 end,
-                commit: commit.filter(|commit| commit.chars().all(|c| c.is_ascii_alphanumeric())),
+                total,
+                commit: commit.filter(|commit| is_name(commit)),
                 etag,
             });
         }
-        Err(self.source.error(format!("more than {MAX_REDIRECTS} redirects")))
+        Err(self
+            .source
+            .error(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     fn read(&self, stream: &mut Stream, into: &mut [u8]) -> Result<()> {
@@ -383,7 +460,9 @@ impl<'a> Download<'a> {
         let mut reader = stream.body.as_reader();
         while stream.position < end {
             let most = buffer.len().min((end - stream.position) as usize);
-            let read = reader.read(&mut buffer[..most]).map_err(|error| self.broken(error))?;
+            let read = reader
+                .read(&mut buffer[..most])
+                .map_err(|error| self.broken(error))?;
             if read == 0 {
                 return Err(self.broken(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -395,27 +474,32 @@ impl<'a> Download<'a> {
     }
 
     fn failure(&self, url: &Uri, error: ureq::Error) -> Error {
+        let url = place(url);
         match error {
-            ureq::Error::Timeout(_) => self.source.error(format!(
-                "{url} kept silent for {:?}",
-                self.hub.timeout
-            )),
+            ureq::Error::Timeout(_) => self.stalled(&url),
             error => self.source.error(format!("{url}: {error}")),
         }
     }
 
+    fn stalled(&self, who: &str) -> Error {
+        let timeout = self.hub.timeout;
+        self.source.error(format!(
+            "{who} kept silent for {timeout:?}; try again, what came is kept"
+        ))
+    }
+
     fn broken(&self, error: io::Error) -> Error {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.source.error(
-                "the hub sent fewer bytes than it announced; try again, what came is kept",
-            ),
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => self.source.error(format!(
-                "the hub stalled for {:?}; try again, what came is kept",
-                self.hub.timeout
+        let hub = place(&self.url);
+        match ureq::Error::from(error) {
+            ureq::Error::Timeout(_) => self.stalled(&hub),
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.source.error(format!(
+                    "{hub} sent fewer bytes than it announced; try again, what came is kept"
+                ))
+            }
+            error => self.source.error(format!(
+                "the transfer from {hub} broke off: {error}; try again, what came is kept"
             )),
-            _ => self
-                .source
-                .error(format!("the transfer broke off: {error}; try again, what came is kept")),
         }
     }
 }
@@ -427,15 +511,17 @@ struct Stream {
     position: u64,
     /// Where the answer ends; none for the whole file.
     end: Option<u64>,
+    /// How long the whole file is, where the server says so.
+    total: Option<u64>,
     commit: Option<String>,
     etag: Option<String>,
 }
 
 impl Stream {
     /// What tells one version of the file from another, fit for a file name.
-    fn identity(&self) -> String {
-        let etag = self.etag.as_deref().unwrap_or("unknown");
-        etag.chars().filter(char::is_ascii_alphanumeric).collect()
+    fn identity(&self) -> Option<String> {
+        let etag = self.etag.as_deref()?.chars();
+        Some(etag.filter(char::is_ascii_alphanumeric).take(64).collect())
     }
 }
 
@@ -443,7 +529,7 @@ impl Stream {
 struct Plan {
     header: Vec<u8>,
     /// Byte ranges of the hub's file, in order.
-    ranges: Vec<std::ops::Range<u64>>,
+    ranges: Vec<Range<u64>>,
 }
 
 impl Plan {
@@ -463,7 +549,9 @@ impl Plan {
                     )));
                 }
                 if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                    return Err(source.error(format!("tensor `{name}` is of type {:?}", info.dtype)));
+                    return Err(
+                        source.error(format!("tensor `{name}` is of type {:?}", info.dtype))
+                    );
                 }
                 wanted.push((name, info));
             }
@@ -478,7 +566,7 @@ impl Plan {
                 "source": format!("{}@{}", source.repository, source.revision),
             }),
         );
-        let mut ranges: Vec<std::ops::Range<u64>> = Vec::new();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut offset = 0;
         for (name, info) in wanted {
             let (start, end) = info.data_offsets;
@@ -507,7 +595,11 @@ impl Plan {
 
     /// How long the kept file is.
     fn length(&self) -> u64 {
-        let data: u64 = self.ranges.iter().map(|range| range.end - range.start).sum();
+        let data: u64 = self
+            .ranges
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum();
         self.header.len() as u64 + data
     }
 }
@@ -516,11 +608,39 @@ fn text(response: &Response<Body>, name: &str) -> Option<String> {
     Some(response.headers().get(name)?.to_str().ok()?.to_owned())
 }
 
-/// A redirect's target, which may leave out scheme and host.
+fn number(response: &Response<Body>, name: &str) -> Option<u64> {
+    text(response, name)?.parse().ok()
+}
+
+/// `bytes 0-99/1234` → (0..100, 1234)
+fn content_range(response: &Response<Body>) -> Option<(Range<u64>, u64)> {
+    let value = text(response, "content-range")?;
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let end = last.parse::<u64>().ok()?.checked_add(1)?;
+    Some((first.parse().ok()?..end, total.parse().ok()?))
+}
+
+/// Whether a commit can be the name of a folder.
+fn is_name(commit: &str) -> bool {
+    (1..=64).contains(&commit.len()) && commit.chars().all(|c| c.is_ascii_alphanumeric())
+}
+
+/// An address for messages: without its query, which may be a signature that gives access.
+fn place(url: &Uri) -> String {
+    let scheme = url.scheme_str().unwrap_or_default();
+    let host = url.authority().map_or("", |authority| authority.as_str());
+    format!("{scheme}://{host}{}", url.path())
+}
+
+/// A redirect's target: an address, or a path on the same host.
 fn resolve(base: &Uri, target: &str) -> Option<Uri> {
     let uri: Uri = target.parse().ok()?;
-    if uri.authority().is_some() {
+    if uri.scheme().is_some() {
         return Some(uri);
+    }
+    if !target.starts_with('/') || target.starts_with("//") {
+        return None;
     }
     let mut parts = base.clone().into_parts();
     parts.path_and_query = Some(uri.path_and_query()?.clone());
@@ -529,9 +649,9 @@ fn resolve(base: &Uri, target: &str) -> Option<Uri> {
 
 fn progress_bar(source: &Source, length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
-    if let Ok(style) =
-        ProgressStyle::with_template("{msg} {bar:24} {binary_bytes}/{binary_total_bytes} {eta} left")
-    {
+    if let Ok(style) = ProgressStyle::with_template(
+        "{msg} {bar:24} {binary_bytes}/{binary_total_bytes} {eta} left",
+    ) {
         bar.set_style(style);
     }
     bar.set_message(source.repository.clone());

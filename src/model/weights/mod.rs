@@ -31,9 +31,8 @@ use crate::{Preprocess, Result};
 #[non_exhaustive]
 pub enum Weights {
     /// torchvision's ImageNet-1k weights from the hub (`timm/vgg19.tv_in1k` and siblings, pinned revisions),
-    /// with the settings of [`Hub::from_env`]. Fetched once, then read from the hub's cache. Pixels:
-    /// [`Preprocess::Torch`].
-    #[cfg(feature = "hub")]
+    /// with the settings of `Hub::from_env`. Fetched once, then read from the hub's cache. Pixels:
+    /// [`Preprocess::Torch`]. Without the cargo feature `hub`, loading them is an error that says so.
     ImageNet,
     /// The same from a hub with settings of your own.
     #[cfg(feature = "hub")]
@@ -49,12 +48,24 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// A safetensors file with the base's convolutions, in f32, f16, bf16 or f64, under torchvision's and timm's
-    /// names (`features.0.weight`), Keras's (`block1_conv1.weight`), or those of a saved classifier
-    /// (`base.block1_conv1.weight`). Weights are (out, in, 3, 3). Other tensors in the file are not read.
+    /// A safetensors file with the base's convolutions, in f32, f16, bf16 or f64, finite in f32. Other tensors in
+    /// the file are not read. The names and the layout are one of
     ///
-    /// Pixels: what the file's metadata says under `preprocess` (unit, torch or caffe); else
-    /// [`Preprocess::Torch`] for torchvision's names and [`Preprocess::Caffe`] for Keras's.
+    /// - torchvision's and timm's: `features.0.weight` (out, in, 3, 3), `features.0.bias` (out);
+    /// - Keras's layers in the same layout: `block1_conv1.weight`, `block1_conv1.bias`;
+    /// - Keras's variables by their paths: `block1_conv1/kernel` (3, 3, in, out), `block1_conv1/bias`;
+    /// - those of a saved classifier: `base.block1_conv1.weight`, `base.block1_conv1.bias`.
+    ///
+    /// Pixels: what the file's metadata says under `preprocess` (unit, torch or caffe); else what a saved
+    /// classifier says; else [`Preprocess::Torch`] for torchvision's names and [`Preprocess::Caffe`] for Keras's.
+    /// A file that says nothing and is neither needs
+    /// [`ConvBase::with_preprocess`](crate::ConvBase::with_preprocess).
+    ///
+    /// # Errors
+    /// Loading gives [`Error::Io`](crate::Error::Io) for a file that cannot be read,
+    /// [`Error::WeightFile`](crate::Error::WeightFile) for one that is damaged, and
+    /// [`Error::MissingTensor`](crate::Error::MissingTensor) or [`Error::TensorShape`](crate::Error::TensorShape)
+    /// for one that is of another base.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::File(path.into())
     }
@@ -67,6 +78,14 @@ impl Weights {
         device: &Device,
     ) -> Result<(Vec<(Tensor, Tensor)>, Preprocess)> {
         match self {
+            #[cfg(not(feature = "hub"))]
+            Self::ImageNet => Err(crate::Error::Hub {
+                repository: format!("timm/{vgg}.tv_in1k"),
+                file: "model.safetensors".to_owned(),
+                reason: "this build has no hub: enable headstart's cargo feature `hub`, or give a file to \
+                         Weights::file"
+                    .to_owned(),
+            }),
             #[cfg(feature = "hub")]
             Self::ImageNet => Self::Hub(Hub::from_env()).load(vgg, layers, device),
             #[cfg(feature = "hub")]
@@ -76,7 +95,6 @@ impl Weights {
             }
             Self::File(path) => file::load(path, layers, device),
             Self::Random { seed } => {
-                let _ = vgg;
                 Ok((random::he_normal(layers, *seed, device)?, Preprocess::Unit))
             }
         }
