@@ -55,7 +55,7 @@ impl Preprocess {
         }
         let ordered = if self.is_bgr() {
             let bgr = Tensor::new(&[2u32, 1, 0], images.device())?;
-            images.index_select(&bgr, 1)?
+            images.contiguous()?.index_select(&bgr, 1)?
         } else {
             images.clone()
         };
