@@ -6,7 +6,7 @@ use candle_core::Device;
 use clap::ValueEnum;
 use headstart::{
     Augmenter, Block, Classifier, ConvBase, DirectoryDataset, Evaluation, Head, History, Preprocess,
-    RmsProp, Trainer, Vgg, Weights,
+    Resize, RmsProp, Trainer, Vgg, Weights,
 };
 
 /// What a training run takes.
@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Side, in pixels, that pictures are resized to; 32 or more.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// How pictures are resized: `nearest` as the notebook's Keras does, or `bilinear` (antialiased).
+    #[arg(long, default_value = "nearest")]
+    resize: Resize,
     /// Fixes every random choice: two runs with one seed give the same figures.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -138,7 +141,8 @@ fn build(
         HeadChoice::Softmax => Head::softmax(class_names.len()),
     };
     let head = head.hidden(132).seed(options.seed);
-    Ok(Classifier::new(base, head, class_names)?.input_size(options.size, options.size)?)
+    let model = Classifier::new(base, head, class_names)?.resize(options.resize);
+    Ok(model.input_size(options.size, options.size)?)
 }
 
 fn print_history(history: &History) {
@@ -193,6 +197,7 @@ fn save(
             "batch_size": options.batch_size,
             "lr": options.lr,
             "size": options.size,
+            "resize": options.resize,
             "augment": !options.no_augment,
         },
     });

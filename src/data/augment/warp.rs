@@ -4,6 +4,9 @@ use image::{Rgb, Rgb32FImage};
 
 use super::AugmentParams;
 
+/// How far outside, in pixels, a coordinate still counts as on the edge.
+const ON_EDGE: f64 = 1e-9;
+
 /// What a coordinate outside the picture reads.
 ///
 /// For a row `a b c d`:
@@ -114,7 +117,9 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn sample(&self, row: f64, column: f64) -> [f32; 3] {
-        let inside = |at: f64, length: usize| at >= 0.0 && at <= (length - 1) as f64;
+        // A coordinate on the edge may come out of the arithmetic just beside it.
+        let inside =
+            |at: f64, length: usize| at >= -ON_EDGE && at <= (length - 1) as f64 + ON_EDGE;
         if let FillMode::Constant(level) = self.fill {
             // scipy's rule: no blending with the edge.
             if !inside(row, self.height) || !inside(column, self.width) {
