@@ -10,12 +10,18 @@ const PICTURES: usize = 100;
 fn loading(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     for index in 0..PICTURES {
-        let class = folder.path().join(if index % 2 == 0 { "even" } else { "odd" });
+        let class = folder
+            .path()
+            .join(if index % 2 == 0 { "even" } else { "odd" });
         std::fs::create_dir_all(&class).unwrap();
         let shade = index as f32;
         let picture = RgbImage::from_fn(220, 160, |x, y| {
             let wave = |phase: f32| (127.0 + 120.0 * (phase + shade).sin()) as u8;
-            Rgb([wave(x as f32 / 9.0), wave(y as f32 / 7.0), wave((x + y) as f32 / 5.0)])
+            Rgb([
+                wave(x as f32 / 9.0),
+                wave(y as f32 / 7.0),
+                wave((x + y) as f32 / 5.0),
+            ])
         });
         picture.save(class.join(format!("{index}.jpg"))).unwrap();
     }
@@ -31,7 +37,12 @@ fn loading(criterion: &mut Criterion) {
             if let Some(augmenter) = &augmenter {
                 loader = loader.augment(augmenter.clone(), 1);
             }
-            bencher.iter(|| loader.epoch(0).map(|batch| batch.unwrap().labels.len()).sum::<usize>());
+            bencher.iter(|| {
+                loader
+                    .epoch(0)
+                    .map(|batch| batch.unwrap().labels.len())
+                    .sum::<usize>()
+            });
         });
     }
     group.finish();

@@ -18,4 +18,4 @@ pub use error::{Error, Result};
 pub use model::{
     Block, Classifier, ConvBase, Head, Mode, Pooling, Prediction, Summary, Vgg, Weights,
 };
-pub use train::{Epsilon, EpochRecord, Evaluation, History, Loss, RmsProp, Trainer};
+pub use train::{EpochRecord, Epsilon, Evaluation, History, Loss, RmsProp, Trainer};

@@ -10,12 +10,19 @@ use serde_json::Value;
 const CASES: &str = include_str!("fixtures/augment/cases.json");
 
 fn numbers(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_f64().unwrap() as f32)
+        .collect()
 }
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
+    a.iter()
+        .zip(b)
+        .fold(0.0, |most, (a, b)| most.max((a - b).abs()))
 }
 
 #[test]
@@ -48,7 +55,10 @@ fn compat_mode_is_keras_to_a_thousandth_of_a_level() {
         let augmenter = Augmenter::new().keras_compat(true).fill_mode(fill);
         let found = augmenter.apply(&picture, &params);
         let difference = largest_difference(found.as_raw(), &numbers(&case["expected"]));
-        assert!(difference < 1e-3, "{fill:?} {height}×{width} {params:?}: off by {difference}");
+        assert!(
+            difference < 1e-3,
+            "{fill:?} {height}×{width} {params:?}: off by {difference}"
+        );
     }
 }
 
@@ -73,7 +83,10 @@ fn the_golden_ramp() {
         [9.2174, 12.2946, 13.7164, 14.7556],
     ];
     let found: Vec<f32> = found.pixels().map(|pixel| pixel.0[1]).collect();
-    assert!(largest_difference(&found, expected.as_flattened()) < 1e-3, "{found:?}");
+    assert!(
+        largest_difference(&found, expected.as_flattened()) < 1e-3,
+        "{found:?}"
+    );
 }
 
 /// The warp written another way: 3×3 matrices in (x, y, 1) multiplied one by one, and each fill mode by a rule on
@@ -84,15 +97,26 @@ fn independent_warp(picture: &Rgb32FImage, p: &AugmentParams, fill: FillMode) ->
         std::array::from_fn(|i| std::array::from_fn(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
     };
     let (width, height) = picture.dimensions();
-    let (cx, cy) = ((f64::from(width) - 1.0) / 2.0, (f64::from(height) - 1.0) / 2.0);
+    let (cx, cy) = (
+        (f64::from(width) - 1.0) / 2.0,
+        (f64::from(height) - 1.0) / 2.0,
+    );
     let (sin, cos) = p.rotation.to_radians().sin_cos();
     let (shear_sin, shear_cos) = p.shear.to_radians().sin_cos();
     // Output to input, applied from the right: to the centre, zoom, shear, shift, rotate, and back.
     let steps: [Matrix; 6] = [
         [[1.0, 0.0, cx], [0.0, 1.0, cy], [0.0, 0.0, 1.0]],
         [[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]],
-        [[1.0, 0.0, p.width_shift], [0.0, 1.0, p.height_shift], [0.0, 0.0, 1.0]],
-        [[1.0, -shear_sin, 0.0], [0.0, shear_cos, 0.0], [0.0, 0.0, 1.0]],
+        [
+            [1.0, 0.0, p.width_shift],
+            [0.0, 1.0, p.height_shift],
+            [0.0, 0.0, 1.0],
+        ],
+        [
+            [1.0, -shear_sin, 0.0],
+            [0.0, shear_cos, 0.0],
+            [0.0, 0.0, 1.0],
+        ],
         [[p.zoom_x, 0.0, 0.0], [0.0, p.zoom_y, 0.0], [0.0, 0.0, 1.0]],
         [[1.0, 0.0, -cx], [0.0, 1.0, -cy], [0.0, 0.0, 1.0]],
     ];
@@ -141,7 +165,9 @@ fn noise(width: u32, height: u32, seed: u64) -> Rgb32FImage {
     let mut state = seed | 1;
     Rgb32FImage::from_fn(width, height, |_, _| {
         Rgb([(); 3].map(|()| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / 65_793.0
         }))
     })
@@ -157,17 +183,25 @@ fn fill_mode() -> impl Strategy<Value = FillMode> {
 }
 
 fn warp() -> impl Strategy<Value = AugmentParams> {
-    (-180f64..180.0, -9f64..9.0, -9f64..9.0, -60f64..60.0, 0.3f64..2.0, 0.3f64..2.0).prop_map(
-        |(rotation, height_shift, width_shift, shear, zoom_x, zoom_y)| AugmentParams {
-            rotation,
-            height_shift,
-            width_shift,
-            shear,
-            zoom_x,
-            zoom_y,
-            ..AugmentParams::default()
-        },
+    (
+        -180f64..180.0,
+        -9f64..9.0,
+        -9f64..9.0,
+        -60f64..60.0,
+        0.3f64..2.0,
+        0.3f64..2.0,
     )
+        .prop_map(
+            |(rotation, height_shift, width_shift, shear, zoom_x, zoom_y)| AugmentParams {
+                rotation,
+                height_shift,
+                width_shift,
+                shear,
+                zoom_x,
+                zoom_y,
+                ..AugmentParams::default()
+            },
+        )
 }
 
 proptest! {
@@ -222,21 +256,38 @@ proptest! {
 fn width_means_width() {
     let picture = noise(9, 5, 3);
     let shifted = |width_shift, height_shift| {
-        let params = AugmentParams { width_shift, height_shift, ..AugmentParams::default() };
-        Augmenter::new().fill_mode(FillMode::Wrap).apply(&picture, &params)
+        let params = AugmentParams {
+            width_shift,
+            height_shift,
+            ..AugmentParams::default()
+        };
+        Augmenter::new()
+            .fill_mode(FillMode::Wrap)
+            .apply(&picture, &params)
     };
     for (x, y, pixel) in shifted(2.0, 0.0).enumerate_pixels() {
-        assert_eq!(pixel, picture.get_pixel((x + 2) % 9, y), "the content moves left");
+        assert_eq!(
+            pixel,
+            picture.get_pixel((x + 2) % 9, y),
+            "the content moves left"
+        );
     }
     for (x, y, pixel) in shifted(0.0, 2.0).enumerate_pixels() {
-        assert_eq!(pixel, picture.get_pixel(x, (y + 2) % 5), "the content moves up");
+        assert_eq!(
+            pixel,
+            picture.get_pixel(x, (y + 2) % 5),
+            "the content moves up"
+        );
     }
 }
 
 #[test]
 fn half_and_quarter_turns_are_exact() {
     let turned = |picture: &Rgb32FImage, rotation| {
-        let params = AugmentParams { rotation, ..AugmentParams::default() };
+        let params = AugmentParams {
+            rotation,
+            ..AugmentParams::default()
+        };
         Augmenter::new().apply(picture, &params)
     };
     let wide = noise(10, 4, 5);
@@ -252,13 +303,17 @@ fn half_and_quarter_turns_are_exact() {
 fn the_ranges_are_filled_and_flips_are_even() {
     let augmenter = Augmenter::notebook();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let samples: Vec<_> = (0..4000).map(|_| augmenter.sample(64, 64, &mut rng)).collect();
+    let samples: Vec<_> = (0..4000)
+        .map(|_| augmenter.sample(64, 64, &mut rng))
+        .collect();
     let flipped = samples.iter().filter(|p| p.flip_horizontal).count();
     assert!((1850..2150).contains(&flipped), "{flipped} of 4000");
     let mean: f64 = samples.iter().map(|p| p.rotation).sum::<f64>() / 4000.0;
     // The mean of 4000 uniform numbers in ±40 has a deviation of 40 / √3 / √4000 = 0.37.
     assert!(mean.abs() < 1.5, "{mean}");
-    assert!(samples.iter().any(|p| p.rotation > 39.0) && samples.iter().any(|p| p.rotation < -39.0));
+    assert!(
+        samples.iter().any(|p| p.rotation > 39.0) && samples.iter().any(|p| p.rotation < -39.0)
+    );
 }
 
 #[test]
@@ -276,7 +331,10 @@ fn nonsense_is_named() {
     named(Augmenter::new().zoom_range(1.5..=0.5), "zoom");
     named(Augmenter::new().channel_shift(300.0), "channel_shift");
     named(Augmenter::new().brightness(-0.5..=1.0), "brightness");
-    named(Augmenter::new().fill_mode(FillMode::Constant(f32::NAN)), "fill_mode");
+    named(
+        Augmenter::new().fill_mode(FillMode::Constant(f32::NAN)),
+        "fill_mode",
+    );
     Augmenter::notebook().check().unwrap();
 }
 
@@ -285,8 +343,20 @@ fn a_preview_shows_as_many_as_asked() {
     let picture = RgbImage::from_pixel(8, 6, Rgb([10, 20, 30]));
     let sheet = Augmenter::notebook().preview(&picture, 5, 1).unwrap();
     assert_eq!(sheet.dimensions(), (3 * 8 + 2 * 2, 2 * 6 + 2));
-    let filled = sheet.pixels().filter(|pixel| pixel.0 == [10, 20, 30]).count();
-    assert_eq!(filled, 5 * 8 * 6, "a plain picture stays plain under the notebook's variations");
+    let filled = sheet
+        .pixels()
+        .filter(|pixel| pixel.0 == [10, 20, 30])
+        .count();
+    assert_eq!(
+        filled,
+        5 * 8 * 6,
+        "a plain picture stays plain under the notebook's variations"
+    );
     assert!(Augmenter::new().preview(&picture, 0, 1).is_err());
-    assert!(Augmenter::new().rotation(-1.0).preview(&picture, 1, 1).is_err());
+    assert!(
+        Augmenter::new()
+            .rotation(-1.0)
+            .preview(&picture, 1, 1)
+            .is_err()
+    );
 }

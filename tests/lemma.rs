@@ -19,8 +19,13 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    (1usize..9, prop_oneof![Just(80f32), 0.01f32..80.0], any::<u64>(), any::<bool>()).prop_flat_map(
-        |(pictures, largest_logit, seed, hidden)| {
+    (
+        1usize..9,
+        prop_oneof![Just(80f32), 0.01f32..80.0],
+        any::<u64>(),
+        any::<bool>(),
+    )
+        .prop_flat_map(|(pictures, largest_logit, seed, hidden)| {
             let row = prop::collection::vec(-1f32..1.0, CHANNELS);
             (
                 prop::collection::vec(row, pictures),
@@ -33,8 +38,7 @@ fn case() -> impl Strategy<Value = Case> {
                     seed,
                     hidden,
                 })
-        },
-    )
+        })
 }
 
 /// What a head makes of the features: probabilities, loss, gradients of features and of each parameter.
@@ -48,7 +52,9 @@ struct Outcome {
 fn outcome(head: &HeadLayers, features: &Tensor, labels: &[u32]) -> Outcome {
     let features = Var::from_tensor(features).unwrap();
     let logits = head.forward(&features, Mode::Train, None).unwrap();
-    let loss = Loss::for_head(head.config()).forward(&logits, labels).unwrap();
+    let loss = Loss::for_head(head.config())
+        .forward(&logits, labels)
+        .unwrap();
     let gradients = loss.backward().unwrap();
     let flat = |var: &Var| {
         let gradient = gradients.get(var).unwrap();
@@ -73,9 +79,16 @@ fn close(a: f32, b: f32, scale: f32) -> bool {
 /// Scales the features so that the largest logit of the sigmoid head has the size wanted.
 fn scaled(case: &Case, head: &HeadLayers) -> Tensor {
     let flat: Vec<f32> = case.features.concat();
-    let features = Tensor::from_vec(flat, (case.features.len(), CHANNELS, 1, 1), &Device::Cpu).unwrap();
+    let features =
+        Tensor::from_vec(flat, (case.features.len(), CHANNELS, 1, 1), &Device::Cpu).unwrap();
     let logits = head.forward(&features, Mode::Infer, None).unwrap();
-    let largest = logits.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    let largest = logits
+        .abs()
+        .unwrap()
+        .max_all()
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap();
     // Biases are zero and ReLU is homogeneous: logits scale with the features.
     (features * f64::from(case.largest_logit / largest.max(1e-3))).unwrap()
 }

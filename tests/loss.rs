@@ -26,16 +26,27 @@ fn losses_and_gradients_are_pytorchs() {
             let found = loss.forward(&logits, &labels).unwrap();
             let gradients = found.backward().unwrap();
             let expected = case["loss"].as_f64().unwrap();
-            let value = found.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
+            let value = found
+                .to_dtype(DType::F64)
+                .unwrap()
+                .to_scalar::<f64>()
+                .unwrap();
             assert!(
                 (value - expected).abs() <= tolerance * expected.abs().max(1.0),
                 "{case}: loss {value}"
             );
-            let gradient = gradients.get(&logits).unwrap().to_dtype(DType::F64).unwrap();
+            let gradient = gradients
+                .get(&logits)
+                .unwrap()
+                .to_dtype(DType::F64)
+                .unwrap();
             let found: Vec<Vec<f64>> = gradient.to_vec2().unwrap();
             let expected = matrix(&case["gradient"]);
             for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-                assert!((found - expected).abs() <= tolerance, "{case}: gradient {gradient}");
+                assert!(
+                    (found - expected).abs() <= tolerance,
+                    "{case}: gradient {gradient}"
+                );
             }
         }
     }

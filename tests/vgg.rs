@@ -26,7 +26,10 @@ fn uniform(stream: u64, count: usize) -> Vec<f64> {
 }
 
 fn tensor(values: Vec<f64>, scale: f64, shape: &[usize]) -> Tensor {
-    let values: Vec<f32> = values.into_iter().map(|value| (value * scale) as f32).collect();
+    let values: Vec<f32> = values
+        .into_iter()
+        .map(|value| (value * scale) as f32)
+        .collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
@@ -64,9 +67,16 @@ fn assert_sampled(what: &str, found: &Tensor, expected: &Value) {
     let found: Vec<f64> = found.into_iter().step_by(stride).map(f64::from).collect();
     assert_eq!(found.len(), values.len(), "{what}");
     let square: f64 = values.iter().map(|value| value * value).sum();
-    let error: f64 = found.iter().zip(&values).map(|(a, b)| (a - b).powi(2)).sum();
+    let error: f64 = found
+        .iter()
+        .zip(&values)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum();
     let relative = (error / square).sqrt();
-    assert!(square > 0.0 && relative < 1e-4, "{what}: relative error {relative:e}");
+    assert!(
+        square > 0.0 && relative < 1e-4,
+        "{what}: relative error {relative:e}"
+    );
 }
 
 #[test]
@@ -78,7 +88,11 @@ fn every_block_of_every_base_is_torchvisions() {
         let images = tensor(uniform(1000, shape.iter().product()), 1.0, &shape);
         for base in [random_base(vgg).frozen(), random_base(vgg)] {
             for block in Block::ALL {
-                let what = format!("{vgg} {shape:?} {}, trainable: {}", block.name(), base.is_trainable(block));
+                let what = format!(
+                    "{vgg} {shape:?} {}, trainable: {}",
+                    block.name(),
+                    base.is_trainable(block)
+                );
                 let found = base.forward_to(&images, block).unwrap();
                 assert_sampled(&what, &found, &case["blocks"][block.index()]);
             }
@@ -102,7 +116,12 @@ fn gradients_of_weights_are_pytorchs() {
             let base = random_base(vgg).frozen().unfreeze_from(first).unwrap();
             let features = base.forward(&images).unwrap();
             let cotangent = tensor(uniform(2000, features.elem_count()), 1.0, features.dims());
-            let found = (features * cotangent).unwrap().sum_all().unwrap().backward().unwrap();
+            let found = (features * cotangent)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .backward()
+                .unwrap();
             let variables = base.variables();
             let expected = gradients.iter().flat_map(|layer| layer.as_array().unwrap());
             let expected: Vec<&Value> = expected.collect();
@@ -135,8 +154,11 @@ fn real_weights_on_real_pictures_are_pytorchs() {
             let picture = resize(&picture, height as u32, width as u32, Resize::Nearest);
             pixels.extend(picture.iter().map(|level| f32::from(*level)));
         }
-        let pixels = Tensor::from_vec(pixels, (names.len(), height, width, 3), &Device::Cpu).unwrap();
-        let images = Preprocess::Caffe.apply(&pixels.permute((0, 3, 1, 2)).unwrap()).unwrap();
+        let pixels =
+            Tensor::from_vec(pixels, (names.len(), height, width, 3), &Device::Cpu).unwrap();
+        let images = Preprocess::Caffe
+            .apply(&pixels.permute((0, 3, 1, 2)).unwrap())
+            .unwrap();
         for block in Block::ALL {
             let found = base.forward_to(&images, block).unwrap();
             let what = format!("{names:?} {}", block.name());
@@ -171,8 +193,18 @@ fn layers_are_named_as_in_keras() {
     assert_eq!(
         names,
         [
-            "block1_conv1", "block1_pool", "block2_conv1", "block2_pool", "block3_conv1", "block3_conv2",
-            "block3_pool", "block4_conv1", "block4_conv2", "block4_pool", "block5_conv1", "block5_conv2",
+            "block1_conv1",
+            "block1_pool",
+            "block2_conv1",
+            "block2_pool",
+            "block3_conv1",
+            "block3_conv2",
+            "block3_pool",
+            "block4_conv1",
+            "block4_conv2",
+            "block4_pool",
+            "block5_conv1",
+            "block5_conv2",
             "block5_pool",
         ]
     );
@@ -184,19 +216,31 @@ fn layers_are_named_as_in_keras() {
 fn flags_open_what_they_say() {
     let base = || ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
     let open = |base: &ConvBase| {
-        Block::ALL.into_iter().filter(|block| base.is_trainable(*block)).collect::<Vec<_>>()
+        Block::ALL
+            .into_iter()
+            .filter(|block| base.is_trainable(*block))
+            .collect::<Vec<_>>()
     };
     assert_eq!(open(&base()), Block::ALL);
     assert_eq!(open(&base().frozen()), []);
-    assert_eq!(open(&base().frozen().unfreeze(Block::Conv3).unwrap()), [Block::Conv3]);
+    assert_eq!(
+        open(&base().frozen().unfreeze(Block::Conv3).unwrap()),
+        [Block::Conv3]
+    );
     let from = base().frozen().unfreeze_from(Block::Conv4).unwrap();
     assert_eq!(open(&from), [Block::Conv4, Block::Conv5]);
     let names: Vec<_> = from.variables().into_iter().map(|(name, _)| name).collect();
     assert_eq!(
         names,
         [
-            "block4_conv1.weight", "block4_conv1.bias", "block4_conv2.weight", "block4_conv2.bias",
-            "block5_conv1.weight", "block5_conv1.bias", "block5_conv2.weight", "block5_conv2.bias",
+            "block4_conv1.weight",
+            "block4_conv1.bias",
+            "block4_conv2.weight",
+            "block4_conv2.bias",
+            "block5_conv1.weight",
+            "block5_conv1.bias",
+            "block5_conv2.weight",
+            "block5_conv2.bias",
         ]
     );
     let mut base = base();
@@ -210,9 +254,16 @@ fn a_frozen_block_takes_no_gradient_and_no_change() {
     let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &device).unwrap();
     let base = base.frozen().unfreeze(Block::Conv4).unwrap();
     let images = tensor(uniform(1, 2 * 3 * 32 * 32), 1.0, &[2, 3, 32, 32]);
-    assert!(!base.forward_to(&images, Block::Conv3).unwrap().track_op(), "a frozen prefix has no graph");
+    assert!(
+        !base.forward_to(&images, Block::Conv3).unwrap().track_op(),
+        "a frozen prefix has no graph"
+    );
     assert!(base.forward(&images).unwrap().track_op());
-    assert!(!Backbone::forward(&base, &images, Mode::Infer).unwrap().track_op());
+    assert!(
+        !Backbone::forward(&base, &images, Mode::Infer)
+            .unwrap()
+            .track_op()
+    );
 
     let bits = |base: &ConvBase| -> Vec<(String, Vec<u32>)> {
         let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -236,29 +287,60 @@ fn a_frozen_block_takes_no_gradient_and_no_change() {
         var.set(&var.zeros_like().unwrap()).unwrap();
     }
     let zero = reopened.frozen().forward(&images).unwrap();
-    assert_eq!(zero.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+    assert_eq!(
+        zero.abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap(),
+        0.0
+    );
 }
 
 #[test]
 fn images_may_ask_for_a_gradient() {
-    let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu).unwrap().frozen();
+    let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu)
+        .unwrap()
+        .frozen();
     let images = Var::from_tensor(&tensor(uniform(1, 3 * 32 * 32), 1.0, &[1, 3, 32, 32])).unwrap();
-    let gradients = base.forward(&images).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradients = base
+        .forward(&images)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
     assert!(gradients.get(&images).is_some());
 }
 
 #[test]
 fn sizes_are_checked() {
-    let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu).unwrap().frozen();
+    let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu)
+        .unwrap()
+        .frozen();
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     for (height, width) in [(32, 32), (33, 63), (64, 47), (224, 32)] {
         let features = base.forward(&zeros(&[1, 3, height, width])).unwrap();
         assert_eq!(features.dims(), [1, 512, height / 32, width / 32]);
-        assert_eq!(base.output_shape(height, width).unwrap(), [512, height / 32, width / 32]);
+        assert_eq!(
+            base.output_shape(height, width).unwrap(),
+            [512, height / 32, width / 32]
+        );
     }
-    for shape in [&[1, 3, 31, 64][..], &[1, 3, 64, 16], &[1, 1, 64, 64], &[3, 64, 64]] {
+    for shape in [
+        &[1, 3, 31, 64][..],
+        &[1, 3, 64, 16],
+        &[1, 1, 64, 64],
+        &[3, 64, 64],
+    ] {
         let error = base.forward(&zeros(shape)).unwrap_err().to_string();
         assert!(error.contains("(N, 3, H, W)"), "{error}");
     }
-    assert!(base.summary((16, 64)).unwrap_err().to_string().contains("32×32"));
+    assert!(
+        base.summary((16, 64))
+            .unwrap_err()
+            .to_string()
+            .contains("32×32")
+    );
 }

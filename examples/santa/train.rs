@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use clap::ValueEnum;
 use headstart::{
-    Augmenter, Block, Classifier, ConvBase, DirectoryDataset, Evaluation, Head, History, Preprocess,
-    Resize, RmsProp, Trainer, Vgg, Weights,
+    Augmenter, Block, Classifier, ConvBase, DirectoryDataset, Evaluation, Head, History,
+    Preprocess, Resize, RmsProp, Trainer, Vgg, Weights,
 };
 
 /// What a training run takes.
@@ -82,7 +82,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::cuda_if_available(0)?;
     let data = options.data.as_ref().ok_or("--data DIR is needed")?;
     let train = DirectoryDataset::open(data.join("train"))?;
-    let open = |part: &str| DirectoryDataset::open_with_classes(data.join(part), train.class_names());
+    let open =
+        |part: &str| DirectoryDataset::open_with_classes(data.join(part), train.class_names());
     let (validation, test) = (open("validation")?, open("test")?);
     println!(
         "{} training, {} validation and {} test pictures of {}",
@@ -171,7 +172,10 @@ fn print_verdicts(model: &Classifier, test: &DirectoryDataset) -> headstart::Res
 }
 
 fn shown(path: &Path, root: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).display().to_string()
+    path.strip_prefix(root)
+        .unwrap_or(path)
+        .display()
+        .to_string()
 }
 
 fn save(

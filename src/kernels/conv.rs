@@ -3,11 +3,11 @@
 use std::sync::OnceLock;
 
 use super::layout::Maps;
-use super::simd::{LANES, Portable};
 #[cfg(target_arch = "aarch64")]
 use super::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
+use super::simd::{LANES, Portable};
 use super::tile::{F2, F4};
 use super::winograd::{self, Epilogue, Filters};
 use super::{direct, pool};
@@ -130,7 +130,11 @@ impl Method {
         );
         let cost = |products: f64, tiles: f64, transformed: bool| {
             let weights = products * inputs * outputs;
-            let traffic = if transformed { products * tiles * (inputs + outputs) } else { 0.0 };
+            let traffic = if transformed {
+                products * tiles * (inputs + outputs)
+            } else {
+                0.0
+            };
             (weights * tiles / MULTIPLY_ADDS).max(weights / WEIGHTS) + traffic / TRANSFORMED
         };
         let tiles = |side: usize| {
@@ -206,7 +210,10 @@ impl Method {
         }
         let whole = maps.with_channels(out_channels);
         let mut unpooled = super::scratch::Scratch::new(whole.len());
-        let epilogue = Epilogue { pool: false, ..*epilogue };
+        let epilogue = Epilogue {
+            pool: false,
+            ..*epilogue
+        };
         with_lanes!(isa, L => {
             direct::convolve::<L>(x, maps, input, weights, out_channels, &epilogue, &mut unpooled);
             pool::max_pool::<L>(&unpooled, whole, y);

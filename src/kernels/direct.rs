@@ -84,7 +84,11 @@ pub(super) fn convolve<S: Simd>(
     assert_eq!(x.len(), maps.pictures * planes * height * width * lanes);
     assert_eq!(w.len(), panels * 9 * planes * lanes * panel);
     assert_eq!(y.len(), output.len());
-    assert!(epilogue.bias.is_none_or(|bias| bias.len() >= panels * panel));
+    assert!(
+        epilogue
+            .bias
+            .is_none_or(|bias| bias.len() >= panels * panel)
+    );
     if y.is_empty() {
         return;
     }
@@ -146,7 +150,10 @@ pub(super) fn convolve<S: Simd>(
                                     if epilogue.relu {
                                         value = S::relu(value);
                                     }
-                                    S::store(y.at(to + ((top + row) * width + column) * LANES), value);
+                                    S::store(
+                                        y.at(to + ((top + row) * width + column) * LANES),
+                                        value,
+                                    );
                                 }
                             }
                         }

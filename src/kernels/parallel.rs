@@ -34,6 +34,9 @@ pub(super) fn for_each(items: usize, together: usize, work: impl Fn(usize) + Sen
     if items <= together {
         (0..items).for_each(work);
     } else {
-        (0..items).into_par_iter().with_min_len(together).for_each(work);
+        (0..items)
+            .into_par_iter()
+            .with_min_len(together)
+            .for_each(work);
     }
 }

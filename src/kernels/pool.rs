@@ -41,13 +41,17 @@ pub(super) fn max_pool<S: Simd>(x: &[f32], maps: Maps, y: &mut [f32]) {
 /// The gradient of [`max_pool`]: each window's gradient goes to its first maximum in reading order, as in PyTorch.
 pub(super) fn max_pool_gradient(x: &[f32], maps: Maps, gradient: &[f32], dx: &mut [f32]) {
     let pooled = maps.pooled();
-    assert_eq!((x.len(), dx.len(), gradient.len()), (maps.len(), maps.len(), pooled.len()));
+    assert_eq!(
+        (x.len(), dx.len(), gradient.len()),
+        (maps.len(), maps.len(), pooled.len())
+    );
     let dx = Shared::new(dx);
     for_each(maps.pictures * maps.blocks(), 1, |plane| {
         let x = &x[plane * maps.plane()..][..maps.plane()];
         let gradient = &gradient[plane * pooled.plane()..][..pooled.plane()];
         // SAFETY: an item's slice is its own plane of dx.
-        let dx = unsafe { std::slice::from_raw_parts_mut(dx.at(plane * maps.plane()), maps.plane()) };
+        let dx =
+            unsafe { std::slice::from_raw_parts_mut(dx.at(plane * maps.plane()), maps.plane()) };
         dx.fill(0.0);
         for row in 0..pooled.height {
             for column in 0..pooled.width {

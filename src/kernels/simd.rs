@@ -90,11 +90,23 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
-        std::array::from_fn(|i| if a[i] > b[i] || a[i].is_nan() { a[i] } else { b[i] })
+        std::array::from_fn(|i| {
+            if a[i] > b[i] || a[i].is_nan() {
+                a[i]
+            } else {
+                b[i]
+            }
+        })
     }
     #[inline(always)]
     unsafe fn gate(gate: Self::V, value: Self::V) -> Self::V {
-        std::array::from_fn(|i| if gate[i] > 0.0 || value[i].is_nan() { value[i] } else { 0.0 })
+        std::array::from_fn(|i| {
+            if gate[i] > 0.0 || value[i].is_nan() {
+                value[i]
+            } else {
+                0.0
+            }
+        })
     }
 }
 
@@ -224,7 +236,10 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-            [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+            [
+                _mm256_fmadd_ps(a[0], b[0], c[0]),
+                _mm256_fmadd_ps(a[1], b[1], c[1]),
+            ]
         }
         #[inline(always)]
         unsafe fn relu(v: Self::V) -> Self::V {
@@ -289,7 +304,12 @@ mod arm {
         }
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self::V {
-            [vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))]
+            [
+                vld1q_f32(from),
+                vld1q_f32(from.add(4)),
+                vld1q_f32(from.add(8)),
+                vld1q_f32(from.add(12)),
+            ]
         }
         #[inline(always)]
         unsafe fn store(to: *mut f32, v: Self::V) {

@@ -29,7 +29,9 @@ pub(crate) struct Prepared {
 impl Prepared {
     fn get(&self, layer: usize, method: Method, make: impl FnOnce() -> Vec<f32>) -> Arc<Vec<f32>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.entry((layer, method)).or_insert_with(|| Arc::new(make())).clone()
+        kept.entry((layer, method))
+            .or_insert_with(|| Arc::new(make()))
+            .clone()
     }
 }
 

@@ -25,7 +25,12 @@ fn noise(count: usize, seed: u64) -> Vec<f32> {
 
 /// Convolution with bias and ReLU of planar maps in f64.
 fn reference(x: &[f32], maps: Maps, weights: &[f32], bias: &[f32]) -> Vec<f64> {
-    let Maps { pictures, channels, height, width } = maps;
+    let Maps {
+        pictures,
+        channels,
+        height,
+        width,
+    } = maps;
     let mut y = Vec::new();
     for n in 0..pictures {
         for (o, bias) in bias.iter().enumerate() {
@@ -36,8 +41,10 @@ fn reference(x: &[f32], maps: Maps, weights: &[f32], bias: &[f32]) -> Vec<f64> {
                         for tap in 0..9 {
                             let (r, k) = (row + tap / 3, column + tap % 3);
                             if r >= 1 && r <= height && k >= 1 && k <= width {
-                                let pixel = x[((n * channels + c) * height + r - 1) * width + k - 1];
-                                sum += f64::from(pixel) * f64::from(weights[(o * channels + c) * 9 + tap]);
+                                let pixel =
+                                    x[((n * channels + c) * height + r - 1) * width + k - 1];
+                                sum += f64::from(pixel)
+                                    * f64::from(weights[(o * channels + c) * 9 + tap]);
                             }
                         }
                     }
@@ -67,11 +74,23 @@ fn pooled(y: &[f64], maps: Maps) -> Vec<f64> {
 fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let square: f64 = expected.iter().map(|e| e * e).sum();
-    let error: f64 = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).powi(2)).sum();
+    let error: f64 = found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| (f64::from(*f) - e).powi(2))
+        .sum();
     (error / square.max(1e-30)).sqrt()
 }
 
-fn convolve(isa: Isa, method: Method, x: &[f32], maps: Maps, weights: &[f32], bias: &[f32], pool: bool) -> Vec<f32> {
+fn convolve(
+    isa: Isa,
+    method: Method,
+    x: &[f32],
+    maps: Maps,
+    weights: &[f32],
+    bias: &[f32],
+    pool: bool,
+) -> Vec<f32> {
     let filters = Filters {
         weights,
         out_channels: bias.len(),
@@ -90,15 +109,32 @@ fn convolve(isa: Isa, method: Method, x: &[f32], maps: Maps, weights: &[f32], bi
     let output = if pool { whole.pooled() } else { whole };
     let mut y = vec![f32::NAN; output.len()];
     let bias = pad_bias(bias);
-    let epilogue = Epilogue { bias: Some(&bias), relu: true, pool };
-    method.convolve(isa, input, maps, &prepared, whole.channels, &epilogue, &mut y);
-    let mut planar = vec![f32::NAN; output.pictures * output.channels * output.height * output.width];
+    let epilogue = Epilogue {
+        bias: Some(&bias),
+        relu: true,
+        pool,
+    };
+    method.convolve(
+        isa,
+        input,
+        maps,
+        &prepared,
+        whole.channels,
+        &epilogue,
+        &mut y,
+    );
+    let mut planar =
+        vec![f32::NAN; output.pictures * output.channels * output.height * output.width];
     output.to_planar(&y, &mut planar);
     planar
 }
 
-const METHODS: [Method; 4] =
-    [Method::Winograd4, Method::Winograd2, Method::Direct, Method::DirectPlanar];
+const METHODS: [Method; 4] = [
+    Method::Winograd4,
+    Method::Winograd2,
+    Method::Direct,
+    Method::DirectPlanar,
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
@@ -135,7 +171,12 @@ proptest! {
 fn wide_layers_take_both_schedules() {
     // Enough tiles and channels for the fused and for the phased schedule.
     for (channels, outputs, side) in [(48, 64, 64), (272, 288, 16)] {
-        let maps = Maps { pictures: 2, channels, height: side, width: side + 1 };
+        let maps = Maps {
+            pictures: 2,
+            channels,
+            height: side,
+            width: side + 1,
+        };
         let x = noise(2 * channels * side * (side + 1), 5);
         let weights = noise(outputs * channels * 9, 6);
         let bias = noise(outputs, 7);

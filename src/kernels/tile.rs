@@ -92,7 +92,11 @@ impl Tile for F4 {
                 S::add(m[0], S::add(sum_a, sum_b)),
                 S::mul_add(S::splat(B), diff_b, S::mul(S::splat(A), diff_a)),
                 S::mul_add(S::splat(2.0), sum_b, S::mul(S::splat(0.5), sum_a)),
-                S::mul_add(S::splat(2.0 * B), diff_b, S::mul_add(S::splat(0.5 * A), diff_a, m[5])),
+                S::mul_add(
+                    S::splat(2.0 * B),
+                    diff_b,
+                    S::mul_add(S::splat(0.5 * A), diff_a, m[5]),
+                ),
                 zero,
                 zero,
             ]
@@ -127,7 +131,11 @@ impl Tile for F4 {
             [
                 S::mul_add(S::splat(cb), sum_b, S::mul_add(S::splat(ca), sum_a, u[0])),
                 S::mul_add(S::splat(cb * B), diff_b, S::mul(S::splat(ca * A), diff_a)),
-                S::mul_add(S::splat(cb * 2.0), sum_b, S::mul_add(S::splat(ca * 0.5), sum_a, u[5])),
+                S::mul_add(
+                    S::splat(cb * 2.0),
+                    sum_b,
+                    S::mul_add(S::splat(ca * 0.5), sum_a, u[5]),
+                ),
             ]
         }
     }
@@ -145,7 +153,14 @@ impl Tile for F2 {
     unsafe fn input<S: Simd>(d: [S::V; 6]) -> [S::V; 6] {
         unsafe {
             let zero = S::splat(0.0);
-            [S::sub(d[0], d[2]), S::add(d[1], d[2]), S::sub(d[2], d[1]), S::sub(d[3], d[1]), zero, zero]
+            [
+                S::sub(d[0], d[2]),
+                S::add(d[1], d[2]),
+                S::sub(d[2], d[1]),
+                S::sub(d[3], d[1]),
+                zero,
+                zero,
+            ]
         }
     }
 
@@ -179,7 +194,14 @@ impl Tile for F2 {
     unsafe fn output_back<S: Simd>(y: [S::V; 6]) -> [S::V; 6] {
         unsafe {
             let zero = S::splat(0.0);
-            [y[0], S::add(y[0], y[1]), S::sub(y[0], y[1]), y[1], zero, zero]
+            [
+                y[0],
+                S::add(y[0], y[1]),
+                S::sub(y[0], y[1]),
+                y[1],
+                zero,
+                zero,
+            ]
         }
     }
 
@@ -188,7 +210,11 @@ impl Tile for F2 {
         unsafe {
             let half = S::splat(0.5);
             let sum = S::mul(half, S::add(u[1], u[2]));
-            [S::add(u[0], sum), S::mul(half, S::sub(u[1], u[2])), S::add(u[3], sum)]
+            [
+                S::add(u[0], sum),
+                S::mul(half, S::sub(u[1], u[2])),
+                S::add(u[3], sum),
+            ]
         }
     }
 }

@@ -80,9 +80,13 @@ pub(super) unsafe fn input_tile<S: Simd, T: Tile, const GRADIENT: bool>(
     unsafe {
         let plane = x.add((picture * grid.maps.blocks() + block) * grid.maps.plane());
         let mut border = [0f32; MAX_SIZE * MAX_SIZE * LANES];
-        let inside = top >= rim && left >= rim && top + side <= height + rim && left + side <= width + rim;
+        let inside =
+            top >= rim && left >= rim && top + side <= height + rim && left + side <= width + rim;
         let (from, row) = if inside {
-            (plane.add(((top - rim) * width + left - rim) * LANES), width * LANES)
+            (
+                plane.add(((top - rim) * width + left - rim) * LANES),
+                width * LANES,
+            )
         } else {
             for i in 0..side {
                 for j in 0..side {
@@ -96,7 +100,11 @@ pub(super) unsafe fn input_tile<S: Simd, T: Tile, const GRADIENT: bool>(
             (border.as_ptr(), MAX_SIZE * LANES)
         };
         let transform = |d: [S::V; MAX_SIZE]| {
-            if GRADIENT { T::output_back::<S>(d) } else { T::input::<S>(d) }
+            if GRADIENT {
+                T::output_back::<S>(d)
+            } else {
+                T::input::<S>(d)
+            }
         };
         let mut columns = [[S::splat(0.0); MAX_SIZE]; MAX_SIZE];
         for j in 0..side {
@@ -160,7 +168,11 @@ unsafe fn output_tile<S: Simd, T: Tile>(
             }
         }
         let (picture, top, left) = grid.place::<T>(tile);
-        let (maps, step) = if epilogue.pool { (grid.maps.pooled(), 2) } else { (grid.maps, 1) };
+        let (maps, step) = if epilogue.pool {
+            (grid.maps.pooled(), 2)
+        } else {
+            (grid.maps, 1)
+        };
         let plane = y.add((picture * grid.maps.blocks() + block) * maps.plane());
         let (top, left) = (top / step, left / step);
         for i in 0..(T::OUT / step).min(maps.height.saturating_sub(top)) {
@@ -172,7 +184,10 @@ unsafe fn output_tile<S: Simd, T: Tile>(
                 } else {
                     rows[i][j]
                 };
-                S::store(plane.add(((top + i) * maps.width + left + j) * LANES), value);
+                S::store(
+                    plane.add(((top + i) * maps.width + left + j) * LANES),
+                    value,
+                );
             }
         }
     }
@@ -207,11 +222,22 @@ pub(super) fn convolve<S: Simd, T: Tile>(
         panel,
     };
     let output = input.with_channels(out_channels);
-    let written = if epilogue.pool { output.pooled() } else { output };
+    let written = if epilogue.pool {
+        output.pooled()
+    } else {
+        output
+    };
     assert_eq!(x.len(), input.len());
     assert_eq!(y.len(), written.len());
-    assert_eq!(u.len(), sizes.panels * T::POINTS * sizes.in_blocks * LANES * panel);
-    assert!(epilogue.bias.is_none_or(|bias| bias.len() >= sizes.panels * panel));
+    assert_eq!(
+        u.len(),
+        sizes.panels * T::POINTS * sizes.in_blocks * LANES * panel
+    );
+    assert!(
+        epilogue
+            .bias
+            .is_none_or(|bias| bias.len() >= sizes.panels * panel)
+    );
 
     let per_tile = T::POINTS * sizes.a_row * 4;
     let own_tiles = (FUSED_BYTES / per_tile / S::ROWS).max(1) * S::ROWS;
@@ -256,7 +282,14 @@ fn fused<S: Simd, T: Tile>(
                         for tile in first..end {
                             for block in 0..sizes.in_blocks {
                                 let v = v.add((tile - first) * sizes.a_row + block * LANES);
-                                input_tile::<S, T, false>(x.as_ptr(), &from, tile, block, v, v_point);
+                                input_tile::<S, T, false>(
+                                    x.as_ptr(),
+                                    &from,
+                                    tile,
+                                    block,
+                                    v,
+                                    v_point,
+                                );
                             }
                         }
                         let product = Product {
@@ -285,7 +318,15 @@ fn fused<S: Simd, T: Tile>(
                                 }
                                 for tile in first..end {
                                     let m = m.add((tile - first) * sizes.panel + vector * LANES);
-                                    output_tile::<S, T>(m, m_point, &to, tile, block, epilogue, y.at(0));
+                                    output_tile::<S, T>(
+                                        m,
+                                        m_point,
+                                        &to,
+                                        tile,
+                                        block,
+                                        epilogue,
+                                        y.at(0),
+                                    );
                                 }
                             }
                         }
@@ -343,8 +384,13 @@ fn phased<S: Simd, T: Tile>(
         };
         for_each(T::POINTS * sizes.panels, 1, |item| unsafe {
             let (point, panel) = (item / sizes.panels, item % sizes.panels);
-            let b = u.as_ptr().add((panel * T::POINTS + point) * product.terms * sizes.panel);
-            let (a, c) = (v.at(point * v_point), m.at(point * m_point + panel * sizes.panel));
+            let b = u
+                .as_ptr()
+                .add((panel * T::POINTS + point) * product.terms * sizes.panel);
+            let (a, c) = (
+                v.at(point * v_point),
+                m.at(point * m_point + panel * sizes.panel),
+            );
             S::vectorize(
                 #[inline(always)]
                 || product.run::<S>(a, b, c),
@@ -388,7 +434,11 @@ impl Filters<'_> {
         let (outputs, _) = self.sizes();
         for lane in 0..LANES.min(outputs.saturating_sub(first)) {
             let output = first + lane;
-            let (o, i) = if self.transposed { (input, output) } else { (output, input) };
+            let (o, i) = if self.transposed {
+                (input, output)
+            } else {
+                (output, input)
+            };
             let filter = &self.weights[(o * self.in_channels + i) * 9..][..9];
             for (tap, values) in taps.iter_mut().enumerate() {
                 values[lane] = filter[if self.transposed { 8 - tap } else { tap }];
@@ -409,7 +459,11 @@ pub(super) fn weights<S: Simd, T: Tile>(filters: &Filters<'_>, u: &mut [f32]) {
         let (index, input) = (item / padded, item % padded);
         for vector in 0..S::PANEL_VECTORS {
             let first = index * panel + vector * LANES;
-            let taps = if input < inputs { filters.gather(input, first) } else { [[0.0; LANES]; 9] };
+            let taps = if input < inputs {
+                filters.gather(input, first)
+            } else {
+                [[0.0; LANES]; 9]
+            };
             // SAFETY: the kernels were chosen for this processor; the length of u was checked, and an item
             // writes its panel's and input's vectors alone.
             unsafe {
@@ -431,7 +485,10 @@ pub(super) fn weights<S: Simd, T: Tile>(filters: &Filters<'_>, u: &mut [f32]) {
                             let row = T::weights::<S>(*row);
                             for (j, value) in row.iter().enumerate().take(T::SIZE) {
                                 let point = index * T::POINTS + i * T::SIZE + j;
-                                S::store(u.at((point * padded + input) * panel + vector * LANES), *value);
+                                S::store(
+                                    u.at((point * padded + input) * panel + vector * LANES),
+                                    *value,
+                                );
                             }
                         }
                     },

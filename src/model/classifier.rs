@@ -50,8 +50,10 @@ impl<B: Backbone> Classifier<B> {
     /// [`Error::Option`] unless the head has one output per class (one sigmoid unit for two classes) and the
     /// class names are distinct.
     pub fn new(base: B, head: Head, class_names: &[impl AsRef<str>]) -> Result<Self> {
-        let class_names: Vec<String> =
-            class_names.iter().map(|name| name.as_ref().to_owned()).collect();
+        let class_names: Vec<String> = class_names
+            .iter()
+            .map(|name| name.as_ref().to_owned())
+            .collect();
         check_classes(&class_names, &head)?;
         let (height, width) = DEFAULT_SIZE;
         let head = head.build(base.output_shape(height, width)?, &base.device())?;
@@ -149,7 +151,10 @@ impl<B: Backbone> Classifier<B> {
 
     /// How many numbers training may change.
     pub fn trainable_parameters(&self) -> usize {
-        self.variables().iter().map(|(_, var)| var.elem_count()).sum()
+        self.variables()
+            .iter()
+            .map(|(_, var)| var.elem_count())
+            .sum()
     }
 
     /// The table of layers: output shapes, parameters, and what training may change.
@@ -201,12 +206,23 @@ impl<B: Backbone> Classifier<B> {
         let (height, width) = self.input_size;
         let pictures = pictures
             .into_iter()
-            .map(|picture| Ok(data::resize(&picture.into().decode()?, height as u32, width as u32, self.resize)))
+            .map(|picture| {
+                Ok(data::resize(
+                    &picture.into().decode()?,
+                    height as u32,
+                    width as u32,
+                    self.resize,
+                ))
+            })
             .collect::<Result<Vec<RgbImage>>>()?;
         if pictures.is_empty() {
             return Ok(Vec::new());
         }
-        self.predict_tensor(&data::to_batch(&pictures.iter().collect::<Vec<_>>(), self.preprocess, &self.base.device())?)
+        self.predict_tensor(&data::to_batch(
+            &pictures.iter().collect::<Vec<_>>(),
+            self.preprocess,
+            &self.base.device(),
+        )?)
     }
 
     /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
@@ -240,7 +256,11 @@ pub(super) fn check_classes(class_names: &[String], head: &Head) -> Result<()> {
     }
     for (index, name) in class_names.iter().enumerate() {
         if class_names[..index].contains(name) {
-            return Err(Error::option("class_names", format!("`{name}` twice"), "distinct names"));
+            return Err(Error::option(
+                "class_names",
+                format!("`{name}` twice"),
+                "distinct names",
+            ));
         }
     }
     Ok(())

@@ -227,7 +227,10 @@ impl ConvBase {
                 });
             }
         }
-        let frozen = Block::ALL.into_iter().take_while(|block| !self.is_trainable(*block)).count();
+        let frozen = Block::ALL
+            .into_iter()
+            .take_while(|block| !self.is_trainable(*block))
+            .count();
         let plain = match mode {
             Mode::Infer => last.index() + 1,
             Mode::Train => frozen.min(last.index() + 1),
@@ -236,7 +239,11 @@ impl ConvBase {
             Some(isa) if plain > 0 => (self.run_plain(isa, images, Block::ALL[plain - 1])?, plain),
             _ => (images.clone(), 0),
         };
-        for block in Block::ALL.into_iter().skip(done).filter(|block| *block <= last) {
+        for block in Block::ALL
+            .into_iter()
+            .skip(done)
+            .filter(|block| *block <= last)
+        {
             for convolution in self.block(block) {
                 features = convolution.forward(&features, mode)?;
             }
@@ -248,10 +255,18 @@ impl ConvBase {
     /// Runs the blocks up to `last` on the CPU kernels, without a graph.
     fn run_plain(&self, isa: Isa, images: &Tensor, last: Block) -> Result<Tensor> {
         let (pictures, channels, height, width) = images.dims4()?;
-        let maps = Maps { pictures, channels, height, width };
+        let maps = Maps {
+            pictures,
+            channels,
+            height,
+            width,
+        };
         let images = images.contiguous()?;
-        let convolutions: Vec<_> =
-            self.convolutions.iter().take_while(|c| c.layer.block <= last).collect();
+        let convolutions: Vec<_> = self
+            .convolutions
+            .iter()
+            .take_while(|c| c.layer.block <= last)
+            .collect();
         let held: Vec<_> = convolutions
             .iter()
             .map(|c| (values(c.weight.tensor()), values(c.bias.tensor())))
@@ -272,10 +287,19 @@ impl ConvBase {
             .collect::<Result<Vec<_>>>()?;
         let images = values(&images);
         let (blocked, maps) = kernels::run(isa, &layers, &self.prepared, images.slice()?, maps);
-        let Maps { pictures, channels, height, width } = maps;
+        let Maps {
+            pictures,
+            channels,
+            height,
+            width,
+        } = maps;
         let mut planar = vec![0.0; pictures * channels * height * width];
         maps.to_planar(&blocked, &mut planar);
-        Ok(Tensor::from_vec(planar, (pictures, channels, height, width), &Device::Cpu)?)
+        Ok(Tensor::from_vec(
+            planar,
+            (pictures, channels, height, width),
+            &Device::Cpu,
+        )?)
     }
 
     fn block(&self, block: Block) -> impl Iterator<Item = &Convolution> {

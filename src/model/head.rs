@@ -121,7 +121,11 @@ impl Head {
     /// outside [0, 1).
     pub fn check(&self) -> Result<()> {
         if self.classes() < 2 {
-            return Err(Error::option("softmax", self.classes(), "2 classes or more"));
+            return Err(Error::option(
+                "softmax",
+                self.classes(),
+                "2 classes or more",
+            ));
         }
         for layer in &self.layers {
             match layer {
@@ -374,7 +378,10 @@ impl HeadLayers {
         for layer in &self.config.layers {
             match layer {
                 Layer::Hidden(_) => {
-                    let info = dense.next().expect("one dense layer per hidden layer").info();
+                    let info = dense
+                        .next()
+                        .expect("one dense layer per hidden layer")
+                        .info();
                     width = info.output[0];
                     layers.push(info);
                 }
@@ -395,7 +402,11 @@ impl HeadLayers {
     /// [`Error::Option`] when the head is not a sigmoid unit.
     pub fn to_softmax(&self) -> Result<Self> {
         if self.config.output != Output::Sigmoid {
-            return Err(Error::option("to_softmax", "a softmax head", "a sigmoid head"));
+            return Err(Error::option(
+                "to_softmax",
+                "a softmax head",
+                "a sigmoid head",
+            ));
         }
         self.with_output(Output::Softmax(2), |tensor| {
             let half = (tensor * 0.5)?;

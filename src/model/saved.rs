@@ -130,13 +130,20 @@ fn describe(path: &Path, metadata: &Metadata) -> Result<Description> {
         .metadata()
         .as_ref()
         .and_then(|entries| entries.get(METADATA_KEY))
-        .ok_or_else(|| model_error(path, "a safetensors file, but not a classifier saved by headstart"))?;
+        .ok_or_else(|| {
+            model_error(
+                path,
+                "a safetensors file, but not a classifier saved by headstart",
+            )
+        })?;
     let damaged = |error| model_error(path, format!("damaged description: {error}"));
     let Format { format } = serde_json::from_str(json).map_err(damaged)?;
     if format > FORMAT {
         return Err(model_error(
             path,
-            format!("format {format} is newer than {FORMAT}, the newest this version reads: update headstart"),
+            format!(
+                "format {format} is newer than {FORMAT}, the newest this version reads: update headstart"
+            ),
         ));
     }
     serde_json::from_str(json).map_err(damaged)

@@ -92,7 +92,13 @@ impl fmt::Display for Summary {
     }
 }
 
-fn rule(f: &mut fmt::Formatter<'_>, left: char, line: char, cross: char, right: char) -> fmt::Result {
+fn rule(
+    f: &mut fmt::Formatter<'_>,
+    left: char,
+    line: char,
+    cross: char,
+    right: char,
+) -> fmt::Result {
     write!(f, "{left}")?;
     for (index, width) in WIDTHS.into_iter().enumerate() {
         if index > 0 {

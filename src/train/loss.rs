@@ -63,8 +63,12 @@ impl Loss {
         match self {
             Self::BinaryCrossEntropy => {
                 // −ln sigmoid(s·z), with s = 1 for label 1 and −1 for label 0.
-                let signs: Vec<f32> = labels.iter().map(|label| 2.0 * *label as f32 - 1.0).collect();
-                let signs = Tensor::from_vec(signs, (rows, 1), logits.device())?.to_dtype(logits.dtype())?;
+                let signs: Vec<f32> = labels
+                    .iter()
+                    .map(|label| 2.0 * *label as f32 - 1.0)
+                    .collect();
+                let signs = Tensor::from_vec(signs, (rows, 1), logits.device())?
+                    .to_dtype(logits.dtype())?;
                 Ok(softplus(&(logits * signs)?.neg()?)?.mean_all()?)
             }
             Self::CategoricalCrossEntropy => {

@@ -111,7 +111,8 @@ impl Trainer {
         for epoch in 1..=self.epochs {
             let start = Instant::now();
             let progress = Progress::new(epoch, self.epochs, train_loader.batches());
-            let trained = self.train_epoch(epoch, model, &train_loader, &mut optimizer, &progress)?;
+            let trained =
+                self.train_epoch(epoch, model, &train_loader, &mut optimizer, &progress)?;
             let validated = evaluate(model, &validation_loader)?;
             let record = EpochRecord {
                 epoch,
@@ -226,7 +227,10 @@ fn same_classes<B: Backbone>(
         return Err(Error::option(
             what,
             format!("a dataset of {}", dataset.class_names().join(", ")),
-            format!("one of the model's classes: {}", model.class_names().join(", ")),
+            format!(
+                "one of the model's classes: {}",
+                model.class_names().join(", ")
+            ),
         ));
     }
     Ok(())
@@ -267,7 +271,9 @@ struct Progress(ProgressBar);
 impl Progress {
     fn new(epoch: usize, epochs: usize, batches: usize) -> Self {
         let bar = ProgressBar::new(batches as u64);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} {eta} left") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} {eta} left")
+        {
             bar.set_style(style);
         }
         bar.set_prefix(format!("epoch {epoch}/{epochs}"));
@@ -275,7 +281,11 @@ impl Progress {
     }
 
     fn step(&self, mean: &Mean) {
-        self.0.set_message(format!("loss {:.4} accuracy {:.3}", mean.loss(), mean.accuracy()));
+        self.0.set_message(format!(
+            "loss {:.4} accuracy {:.3}",
+            mean.loss(),
+            mean.accuracy()
+        ));
         self.0.inc(1);
     }
 

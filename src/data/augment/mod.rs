@@ -8,8 +8,8 @@ use std::ops::RangeInclusive;
 use image::{Rgb, Rgb32FImage, RgbImage, imageops};
 use rand::{Rng, RngExt};
 
-pub use warp::FillMode;
 use warp::Affine;
+pub use warp::FillMode;
 
 use crate::random::{self, Purpose};
 use crate::{Error, Result};
@@ -224,10 +224,25 @@ impl Augmenter {
             }
         };
         within("rotation", self.rotation, 180.0, "0 to 180 degrees")?;
-        within("shift width", self.width_shift, 1.0, "0 to 1, a fraction of the width")?;
-        within("shift height", self.height_shift, 1.0, "0 to 1, a fraction of the height")?;
+        within(
+            "shift width",
+            self.width_shift,
+            1.0,
+            "0 to 1, a fraction of the width",
+        )?;
+        within(
+            "shift height",
+            self.height_shift,
+            1.0,
+            "0 to 1, a fraction of the height",
+        )?;
         within("shear", self.shear, 89.0, "0 to 89 degrees")?;
-        within("channel_shift", self.channel_shift, 255.0, "0 to 255 grey levels")?;
+        within(
+            "channel_shift",
+            self.channel_shift,
+            255.0,
+            "0 to 255 grey levels",
+        )?;
         let range = |option, (low, high): (f64, f64), above_zero: bool, allowed: &str| {
             let bounded = low >= 0.0 && !(above_zero && low == 0.0) && high.is_finite();
             if bounded && low <= high {
@@ -238,7 +253,12 @@ impl Augmenter {
         };
         range("zoom", self.zoom, true, "a range of factors above 0")?;
         if let Some(brightness) = self.brightness {
-            range("brightness", brightness, false, "a range of factors, 0 or more")?;
+            range(
+                "brightness",
+                brightness,
+                false,
+                "a range of factors, 0 or more",
+            )?;
         }
         if let FillMode::Constant(level) = self.fill_mode
             && !level.is_finite()
@@ -330,7 +350,10 @@ impl Augmenter {
             let mut rng = random::stream(seed, Purpose::Augment, 0, index.into());
             let params = self.sample(height as usize, width as usize, &mut rng);
             let varied = self.apply(&levels, &params);
-            let (left, top) = (index % columns * (width + GAP), index / columns * (height + GAP));
+            let (left, top) = (
+                index % columns * (width + GAP),
+                index / columns * (height + GAP),
+            );
             for (x, y, pixel) in varied.enumerate_pixels() {
                 let rounded = pixel.0.map(|level| level.round() as u8);
                 sheet.put_pixel(left + x, top + y, Rgb(rounded));

@@ -87,7 +87,12 @@ impl Affine {
     }
 
     /// Resamples bilinearly.
-    pub(super) fn apply(&self, picture: &Rgb32FImage, fill: FillMode, keras_compat: bool) -> Rgb32FImage {
+    pub(super) fn apply(
+        &self,
+        picture: &Rgb32FImage,
+        fill: FillMode,
+        keras_compat: bool,
+    ) -> Rgb32FImage {
         let (width, height) = picture.dimensions();
         let source = Source {
             pixels: picture.as_raw(),
@@ -118,8 +123,7 @@ struct Source<'a> {
 impl Source<'_> {
     fn sample(&self, row: f64, column: f64) -> [f32; 3] {
         // A coordinate on the edge may come out of the arithmetic just beside it.
-        let inside =
-            |at: f64, length: usize| at >= -ON_EDGE && at <= (length - 1) as f64 + ON_EDGE;
+        let inside = |at: f64, length: usize| at >= -ON_EDGE && at <= (length - 1) as f64 + ON_EDGE;
         if let FillMode::Constant(level) = self.fill {
             // scipy's rule: no blending with the edge.
             if !inside(row, self.height) || !inside(column, self.width) {
@@ -128,8 +132,14 @@ impl Source<'_> {
         }
         let (top, bottom, down) = self.neighbours(row, self.height);
         let (left, right, across) = self.neighbours(column, self.width);
-        let pixel = |row: usize, column: usize| &self.pixels[3 * (row * self.width + column)..][..3];
-        let corners = [pixel(top, left), pixel(top, right), pixel(bottom, left), pixel(bottom, right)];
+        let pixel =
+            |row: usize, column: usize| &self.pixels[3 * (row * self.width + column)..][..3];
+        let corners = [
+            pixel(top, left),
+            pixel(top, right),
+            pixel(bottom, left),
+            pixel(bottom, right),
+        ];
         [0, 1, 2].map(|channel| {
             let [a, b, c, d] = corners.map(|corner| corner[channel]);
             let upper = a + (b - a) * across;
@@ -159,7 +169,11 @@ impl Source<'_> {
             };
             within as usize
         };
-        (index(floor as i64), index(floor as i64 + 1), (at - floor) as f32)
+        (
+            index(floor as i64),
+            index(floor as i64 + 1),
+            (at - floor) as f32,
+        )
     }
 }
 

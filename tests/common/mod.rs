@@ -1,0 +1,37 @@
+//! Pictures that a classifier can tell apart.
+
+use std::path::Path;
+
+use headstart::DirectoryDataset;
+use image::{Rgb, RgbImage};
+use tempfile::TempDir;
+
+/// A folder of reddish and bluish pictures with noise, `count` of each.
+pub fn colours(count: u32) -> (TempDir, DirectoryDataset) {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, tint) in [("blue", [40, 40, 200]), ("red", [200, 40, 40])] {
+        std::fs::create_dir(folder.path().join(class)).unwrap();
+        for index in 0..count {
+            save_picture(
+                &folder.path().join(format!("{class}/{index}.png")),
+                tint,
+                index,
+            );
+        }
+    }
+    let dataset = DirectoryDataset::open(folder.path()).unwrap();
+    (folder, dataset)
+}
+
+fn save_picture(path: &Path, tint: [u8; 3], seed: u32) {
+    let mut state = seed.wrapping_mul(747_796_405) | 1;
+    let picture = RgbImage::from_fn(40, 36, |_, _| {
+        Rgb(tint.map(|level| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            level.saturating_add((state % 50) as u8)
+        }))
+    });
+    picture.save(path).unwrap();
+}
