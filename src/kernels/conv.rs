@@ -179,6 +179,7 @@ impl Method {
     }
 
     /// Convolves `x` into `y` with weights from [`prepare`](Self::prepare).
+    #[expect(clippy::too_many_arguments, reason = "a layer's operands")]
     pub(super) fn convolve(
         self,
         isa: Isa,

@@ -8,6 +8,9 @@
 //! The environment variable `HEADSTART_KERNELS` chooses otherwise, read once: `portable`, `avx2`, `avx512` or
 //! `neon` (passed over where the processor has it not), or `candle` for candle's own operations.
 #![allow(unsafe_code)]
+// Small fixed arrays of registers are walked by index on purpose: two arrays, transposed, at a time.
+#![allow(clippy::needless_range_loop)]
+#![allow(dead_code)] // the gradients' parts, until the training step uses them
 
 mod conv;
 mod direct;

@@ -20,14 +20,17 @@ pub(crate) struct Layer<'a> {
     pub(crate) frozen: bool,
 }
 
+/// A layer's weights as a method wants them.
+type Weights = Arc<Vec<f32>>;
+
 /// Weights of frozen layers as the methods want them, made when first needed and kept.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
-    kept: Mutex<HashMap<(usize, Method), Arc<Vec<f32>>>>,
+    kept: Mutex<HashMap<(usize, Method), Weights>>,
 }
 
 impl Prepared {
-    fn get(&self, layer: usize, method: Method, make: impl FnOnce() -> Vec<f32>) -> Arc<Vec<f32>> {
+    fn get(&self, layer: usize, method: Method, make: impl FnOnce() -> Vec<f32>) -> Weights {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.entry((layer, method))
             .or_insert_with(|| Arc::new(make()))
