@@ -3,11 +3,7 @@
 use std::sync::OnceLock;
 
 use super::layout::Maps;
-#[cfg(target_arch = "aarch64")]
-use super::simd::Neon;
-#[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
-use super::simd::{LANES, Portable};
+use super::simd::LANES;
 use super::tile::{F2, F4};
 use super::winograd::{self, Epilogue, Filters};
 use super::{direct, pool};
@@ -82,27 +78,28 @@ macro_rules! with_lanes {
     ($isa:expr, $lanes:ident => $body:expr) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                type $lanes = Avx512;
+            crate::kernels::conv::Isa::Avx512 => {
+                type $lanes = crate::kernels::simd::Avx512;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
-                type $lanes = Avx2;
+            crate::kernels::conv::Isa::Avx2 => {
+                type $lanes = crate::kernels::simd::Avx2;
                 $body
             }
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => {
-                type $lanes = Neon;
+            crate::kernels::conv::Isa::Neon => {
+                type $lanes = crate::kernels::simd::Neon;
                 $body
             }
-            Isa::Portable => {
-                type $lanes = Portable;
+            crate::kernels::conv::Isa::Portable => {
+                type $lanes = crate::kernels::simd::Portable;
                 $body
             }
         }
     };
 }
+pub(super) use with_lanes;
 
 /// How a layer is convolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,12 +10,13 @@
 #![allow(unsafe_code)]
 // Small fixed arrays of registers are walked by index on purpose: two arrays, transposed, at a time.
 #![allow(clippy::needless_range_loop)]
-#![allow(dead_code)] // the gradients' parts, until the training step uses them
 
 mod conv;
 mod direct;
 mod gemm;
+mod gradient;
 mod layout;
+mod ops;
 mod parallel;
 mod pool;
 mod scratch;
@@ -26,6 +27,7 @@ mod winograd;
 
 pub(crate) use conv::Isa;
 pub(crate) use layout::Maps;
+pub(crate) use ops::{blocked_tensor, conv_relu, max_pool, to_blocked, to_planar};
 pub(crate) use stack::{Layer, Prepared, run};
 #[cfg(test)]
 mod tests;

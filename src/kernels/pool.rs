@@ -1,8 +1,14 @@
 //! The 2×2 max-pool with stride 2 on blocked maps, and its gradient. An odd last row or column is left out.
 
+use super::conv::{Isa, with_lanes};
 use super::layout::Maps;
 use super::parallel::{Shared, for_each};
 use super::simd::{LANES, Simd};
+
+/// [`max_pool`] with the instructions asked for.
+pub(super) fn max_pool_on(isa: Isa, x: &[f32], maps: Maps, y: &mut [f32]) {
+    with_lanes!(isa, L => max_pool::<L>(x, maps, y));
+}
 
 /// The maximum of each 2×2 pixels; NaN if one of them is.
 pub(super) fn max_pool<S: Simd>(x: &[f32], maps: Maps, y: &mut [f32]) {

@@ -235,15 +235,15 @@ impl ConvBase {
             Mode::Infer => last.index() + 1,
             Mode::Train => frozen.min(last.index() + 1),
         };
-        let (mut features, done) = match kernels_for(images) {
-            Some(isa) if plain > 0 => (self.run_plain(isa, images, Block::ALL[plain - 1])?, plain),
-            _ => (images.clone(), 0),
-        };
-        for block in Block::ALL
+        let open = Block::ALL
             .into_iter()
-            .skip(done)
-            .filter(|block| *block <= last)
-        {
+            .skip(plain)
+            .filter(|block| *block <= last);
+        if let Some(isa) = kernels_for(images) {
+            return self.run_kernels(isa, images, plain, open);
+        }
+        let mut features = images.clone();
+        for block in Block::ALL.into_iter().filter(|block| *block <= last) {
             for convolution in self.block(block) {
                 features = convolution.forward(&features, mode)?;
             }
@@ -252,8 +252,30 @@ impl ConvBase {
         Ok(features)
     }
 
-    /// Runs the blocks up to `last` on the CPU kernels, without a graph.
-    fn run_plain(&self, isa: Isa, images: &Tensor, last: Block) -> Result<Tensor> {
+    /// Runs the first `plain` blocks without a graph, then the `open` ones with one, on the CPU kernels.
+    fn run_kernels(
+        &self,
+        isa: Isa,
+        images: &Tensor,
+        plain: usize,
+        open: impl Iterator<Item = Block>,
+    ) -> Result<Tensor> {
+        let (mut features, mut maps) = match Block::ALL[..plain].last() {
+            Some(last) => self.run_plain(isa, images, *last)?,
+            None => kernels::to_blocked(images)?,
+        };
+        for block in open {
+            for Convolution { weight, bias, .. } in self.block(block) {
+                (features, maps) =
+                    kernels::conv_relu(isa, &features, maps, weight.tensor(), bias.tensor())?;
+            }
+            (features, maps) = kernels::max_pool(isa, &features, maps)?;
+        }
+        Ok(kernels::to_planar(&features, maps)?)
+    }
+
+    /// Runs the blocks up to `last` without a graph; returns blocked maps.
+    fn run_plain(&self, isa: Isa, images: &Tensor, last: Block) -> Result<(Tensor, Maps)> {
         let (pictures, channels, height, width) = images.dims4()?;
         let maps = Maps {
             pictures,
@@ -287,19 +309,7 @@ impl ConvBase {
             .collect::<Result<Vec<_>>>()?;
         let images = values(&images);
         let (blocked, maps) = kernels::run(isa, &layers, &self.prepared, images.slice()?, maps);
-        let Maps {
-            pictures,
-            channels,
-            height,
-            width,
-        } = maps;
-        let mut planar = vec![0.0; pictures * channels * height * width];
-        maps.to_planar(&blocked, &mut planar);
-        Ok(Tensor::from_vec(
-            planar,
-            (pictures, channels, height, width),
-            &Device::Cpu,
-        )?)
+        Ok((kernels::blocked_tensor(blocked, maps)?, maps))
     }
 
     fn block(&self, block: Block) -> impl Iterator<Item = &Convolution> {
