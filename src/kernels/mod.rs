@@ -12,6 +12,7 @@
 mod conv;
 mod direct;
 mod gemm;
+mod gradient;
 mod layout;
 mod parallel;
 mod pool;
@@ -19,10 +20,14 @@ mod scratch;
 mod simd;
 mod stack;
 mod tile;
+mod training;
+mod values;
 mod winograd;
 
 pub(crate) use conv::Isa;
 pub(crate) use layout::Maps;
 pub(crate) use stack::{Layer, Prepared, run};
+pub(crate) use training::{Input, OpenLayer, run_open};
+pub(crate) use values::values;
 #[cfg(test)]
 mod tests;
