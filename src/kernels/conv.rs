@@ -3,10 +3,14 @@
 use std::sync::OnceLock;
 
 use super::layout::Maps;
-use super::simd::LANES;
+#[cfg(target_arch = "aarch64")]
+use super::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{LANES, Portable};
 use super::tile::{F2, F4};
 use super::winograd::{self, Epilogue, Filters};
-use super::{direct, pool};
+use super::{direct, gradient, pool};
 use direct::Input;
 
 /// The environment variable that chooses other kernels than the processor's best.
@@ -78,28 +82,75 @@ macro_rules! with_lanes {
     ($isa:expr, $lanes:ident => $body:expr) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            crate::kernels::conv::Isa::Avx512 => {
-                type $lanes = crate::kernels::simd::Avx512;
+            Isa::Avx512 => {
+                type $lanes = Avx512;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            crate::kernels::conv::Isa::Avx2 => {
-                type $lanes = crate::kernels::simd::Avx2;
+            Isa::Avx2 => {
+                type $lanes = Avx2;
                 $body
             }
             #[cfg(target_arch = "aarch64")]
-            crate::kernels::conv::Isa::Neon => {
-                type $lanes = crate::kernels::simd::Neon;
+            Isa::Neon => {
+                type $lanes = Neon;
                 $body
             }
-            crate::kernels::conv::Isa::Portable => {
-                type $lanes = crate::kernels::simd::Portable;
+            Isa::Portable => {
+                type $lanes = Portable;
                 $body
             }
         }
     };
 }
-pub(super) use with_lanes;
+
+/// What is not a choice of method, with an instruction set's lanes.
+impl Isa {
+    /// See [`pool::max_pool`].
+    pub(super) fn max_pool(self, x: &[f32], maps: Maps, y: &mut [f32]) {
+        with_lanes!(self, L => pool::max_pool::<L>(x, maps, y));
+    }
+
+    /// See [`pool::relu_max_pool_gradient`].
+    pub(super) fn relu_max_pool_gradient(
+        self,
+        x: &[f32],
+        maps: Maps,
+        gradient: &[f32],
+        dx: &mut [f32],
+    ) {
+        with_lanes!(self, L => pool::relu_max_pool_gradient::<L>(x, maps, gradient, dx));
+    }
+
+    /// See [`pool::relu_gradient`].
+    pub(super) fn relu_gradient(self, y: &[f32], gradient: &mut [f32]) {
+        with_lanes!(self, L => pool::relu_gradient::<L>(y, gradient));
+    }
+
+    /// See [`gradient::weights`]; the tile is the one with fewer products.
+    pub(super) fn weight_gradient(
+        self,
+        x: &[f32],
+        input: Maps,
+        dy: &[f32],
+        out_channels: usize,
+        dw: &mut [f32],
+    ) {
+        let products = |side: usize| {
+            (side + 2).pow(2) * input.height.div_ceil(side) * input.width.div_ceil(side)
+        };
+        with_lanes!(self, L => if products(4) <= products(2) {
+            gradient::weights::<L, F4>(x, input, dy, out_channels, dw);
+        } else {
+            gradient::weights::<L, F2>(x, input, dy, out_channels, dw);
+        });
+    }
+
+    /// See [`gradient::bias`].
+    pub(super) fn bias_gradient(self, dy: &[f32], output: Maps, db: &mut [f32]) {
+        with_lanes!(self, L => gradient::bias::<L>(dy, output, db));
+    }
+}
 
 /// How a layer is convolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

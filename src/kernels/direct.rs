@@ -89,6 +89,7 @@ pub(super) fn convolve<S: Simd>(
             .bias
             .is_none_or(|bias| bias.len() >= panels * panel)
     );
+    assert!(epilogue.gate.is_none_or(|gate| gate.len() == y.len()));
     if y.is_empty() {
         return;
     }
@@ -150,10 +151,12 @@ pub(super) fn convolve<S: Simd>(
                                     if epilogue.relu {
                                         value = S::relu(value);
                                     }
-                                    S::store(
-                                        y.at(to + ((top + row) * width + column) * LANES),
-                                        value,
-                                    );
+                                    let offset = to + ((top + row) * width + column) * LANES;
+                                    if let Some(gate) = epilogue.gate {
+                                        let gate = S::load(gate.as_ptr().add(offset));
+                                        value = S::gate(gate, value);
+                                    }
+                                    S::store(y.at(offset), value);
                                 }
                             }
                         }

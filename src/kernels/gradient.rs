@@ -1,146 +1,71 @@
-//! Gradients of the 3×3 convolution with bias and ReLU.
+//! The gradient of a convolution's weights and bias. (That of its input is the convolution with the transposed
+//! weights turned by 180°: see [`Filters`](super::winograd::Filters).)
 //!
-//! With dz the gradient before the ReLU: the input's is the convolution of dz with the filters transposed and
-//! turned by 180°; the weights' is, in the domain of a Winograd tile, one product per point summed over tiles,
-//! dU = Σ V · (A dz Aᵀ), brought back by Gᵀ dU G; the bias's is the sum of dz.
+//! A Winograd convolution is linear in the transformed weights u = G g Gᵀ, so their gradient is, at each of the
+//! (m+2)² points, the sum over tiles of v · (A dy Aᵀ)ᵀ with v the transformed input: a product whose inner
+//! dimension is tiles. The gradient of g is Gᵀ of it G.
 
-use super::conv::{Isa, Method, with_lanes};
 use super::gemm::Product;
 use super::layout::Maps;
 use super::parallel::{Shared, for_each};
-use super::scratch::Scratch;
+use super::scratch::{Scratch, with_own};
 use super::simd::{LANES, Simd};
-use super::tile::{F4, MAX_SIZE, Tile};
-use super::winograd::{Epilogue, Filters, Grid, input_tile};
+use super::tile::{MAX_SIZE, Tile};
+use super::winograd::{Grid, PAD, input_tile};
 
-/// Bytes of transformed inputs and gradients that a chunk of tiles may take.
+/// Bytes of transformed input and gradient that a chunk of tiles may take. Chunks depend on the layer's shape
+/// alone, so the order of every sum does too.
 const CHUNK_BYTES: usize = 24 << 20;
 
-/// The gradient before the ReLU: `gradient` where the output `y` is above 0.
-pub(super) fn through_relu(isa: Isa, y: &[f32], gradient: &[f32]) -> Scratch {
-    assert_eq!(y.len(), gradient.len());
-    let mut dz = Scratch::new(y.len());
-    let target = Shared::new(&mut dz);
-    const SPAN: usize = 64 * LANES;
-    // Blocked maps are whole vectors long.
-    assert!(y.len().is_multiple_of(LANES));
-    with_lanes!(isa, L => for_each(y.len().div_ceil(SPAN), 16, |span| {
-        let (start, end) = (span * SPAN, y.len().min((span + 1) * SPAN));
-        // SAFETY: the kernels were chosen for this processor; lengths were checked, and an item writes its own
-        // span.
-        unsafe {
-            L::vectorize(
-                #[inline(always)]
-                || {
-                    for at in (start..end).step_by(LANES) {
-                        let value = L::gate(L::load(y.as_ptr().add(at)), L::load(gradient.as_ptr().add(at)));
-                        L::store(target.at(at), value);
-                    }
-                },
-            );
-        }
-    }));
-    dz
-}
+/// Input channels of a work item: three register blocks of 11, 11 and 10 rows with AVX-512.
+const GROUP: usize = 2 * LANES;
 
-/// The gradient of the bias: dz summed over pictures and pixels.
-pub(super) fn of_bias(dz: &[f32], maps: Maps) -> Vec<f32> {
-    let mut sums = vec![0.0; maps.channels];
-    let target = Shared::new(&mut sums);
-    for_each(maps.blocks(), 1, |block| {
-        let mut total = [0f64; LANES];
-        for picture in 0..maps.pictures {
-            let plane = &dz[(picture * maps.blocks() + block) * maps.plane()..][..maps.plane()];
-            // Long sums in two steps, so that they lose little.
-            for row in plane.chunks(64 * LANES) {
-                let mut sum = [0f32; LANES];
-                for pixel in row.chunks_exact(LANES) {
-                    for (sum, value) in sum.iter_mut().zip(pixel) {
-                        *sum += value;
-                    }
-                }
-                for (total, sum) in total.iter_mut().zip(sum) {
-                    *total += f64::from(sum);
-                }
-            }
-        }
-        for (lane, total) in total.iter().enumerate().take(maps.channels - block * LANES) {
-            // SAFETY: a block's channels are this item's alone, and within the maps' channels.
-            unsafe { *target.at(block * LANES + lane) = *total as f32 };
-        }
-    });
-    sums
-}
-
-/// The gradient of the input, of shape `input`.
-pub(super) fn of_input(isa: Isa, dz: &[f32], input: Maps, filters: &Filters<'_>) -> Vec<f32> {
-    let filters = Filters {
-        transposed: true,
-        ..*filters
-    };
-    let output = input.with_channels(filters.out_channels);
-    let method = Method::for_maps(output, input.channels);
-    let weights = method.prepare(isa, &filters);
-    let mut dx = vec![0.0; input.len()];
-    let epilogue = Epilogue {
-        bias: None,
-        relu: false,
-        pool: false,
-    };
-    method.convolve(
-        isa,
-        dz,
-        output,
-        &weights,
-        input.channels,
-        &epilogue,
-        &mut dx,
-    );
-    dx
-}
-
-/// The gradient of the weights, (out, in, 3, 3).
-pub(super) fn of_weights(
-    isa: Isa,
+/// Writes the gradient (out, in, 3, 3) of the weights, from blocked input `x` and the gradient `dy` of the
+/// convolution's sums.
+pub(super) fn weights<S: Simd, T: Tile>(
     x: &[f32],
     input: Maps,
-    dz: &[f32],
+    dy: &[f32],
     out_channels: usize,
-) -> Vec<f32> {
-    with_lanes!(isa, L => weights::<L, F4>(x, input, dz, out_channels))
-}
-
-fn weights<S: Simd, T: Tile>(x: &[f32], input: Maps, dz: &[f32], out_channels: usize) -> Vec<f32> {
+    dw: &mut [f32],
+) {
     let output = input.with_channels(out_channels);
-    assert_eq!((x.len(), dz.len()), (input.len(), output.len()));
+    assert_eq!((x.len(), dy.len()), (input.len(), output.len()));
+    assert_eq!(dw.len(), out_channels * input.channels * 9);
     let panel = S::PANEL_VECTORS * LANES;
-    let (inputs, panels) = (input.blocks() * LANES, out_channels.div_ceil(panel));
-    let outputs = panels * panel;
-    // Sixteen floats more than the channels: power-of-two strides would fall on few cache sets.
-    let (v_row, m_row) = (inputs + LANES, outputs + LANES);
+    let (rows, panels) = (input.blocks() * LANES, out_channels.div_ceil(panel));
+    let groups = rows.div_ceil(GROUP);
+    let (v_row, m_row) = (rows + PAD, panels * panel + PAD);
     let (from, to) = (Grid::new::<T>(input), Grid::new::<T>(output));
     let tiles = from.tiles();
-    let most = (CHUNK_BYTES / (4 * T::POINTS * (v_row + m_row))).max(16);
-    let chunk = tiles.div_ceil(tiles.div_ceil(most).max(1)).max(1);
-    let (v_point, m_point) = (chunk * v_row + LANES, chunk * m_row + LANES);
-    let u_point = inputs * outputs;
+    if tiles == 0 {
+        dw.fill(0.0);
+        return;
+    }
+    let most = (CHUNK_BYTES / (4 * T::POINTS * (v_row + m_row))).max(LANES);
+    let chunks = tiles.div_ceil(most);
+    let chunk = tiles.div_ceil(chunks);
+    let (v_point, m_point) = (chunk * v_row + PAD, chunk * m_row + PAD);
     let mut v = Scratch::new(T::POINTS * v_point);
     let mut m = Scratch::new(T::POINTS * m_point);
-    let mut u = Scratch::new(T::POINTS * u_point);
-    // Lanes past the last output block are never transformed into: they must not hold an old NaN.
-    if output.blocks() * LANES < outputs {
-        m.fill(0.0);
-    }
-    let (v, m, u) = (
+    // One chunk: an item's sums are finished while they are in cache. More: they wait for the next.
+    let sums_len = T::POINTS * GROUP * panel;
+    let mut sums = Scratch::new(if chunks > 1 {
+        groups * panels * sums_len
+    } else {
+        0
+    });
+    let (v, m, sums, dw) = (
         Shared::new(&mut v),
         Shared::new(&mut m),
-        Shared::new(&mut u),
+        Shared::new(&mut sums),
+        Shared::new(dw),
     );
     for first in (0..tiles).step_by(chunk) {
         let count = chunk.min(tiles - first);
-        // SAFETY, for the three loops: the kernels were chosen for this processor; sizes of x and dz were checked
-        // and v, m and u are made for a chunk. In each loop an item writes what no other item does: its tile's and
-        // block's points, or its point's panel of u.
+        // SAFETY, for the three loops: the kernels were chosen for this processor; the sizes of x, dy and dw were
+        // checked, and v and m are made for a chunk. In each loop an item writes what no other does: its tile's and
+        // block's points, or its group's and panel's sums and weights.
         for_each(count * input.blocks(), 8, |item| unsafe {
             let (tile, block) = (item / input.blocks(), item % input.blocks());
             let v = v.at(tile * v_row + block * LANES);
@@ -154,69 +79,124 @@ fn weights<S: Simd, T: Tile>(x: &[f32], input: Maps, dz: &[f32], out_channels: u
             let m = m.at(tile * m_row + block * LANES);
             S::vectorize(
                 #[inline(always)]
-                || input_tile::<S, T, true>(dz.as_ptr(), &to, first + tile, block, m, m_point),
+                || input_tile::<S, T, true>(dy.as_ptr(), &to, first + tile, block, m, m_point),
             );
         });
-        let product = Product {
-            rows: inputs,
-            segments: &[0],
-            terms: count,
-            a_row: 1,
-            a_k: v_row,
-            b_k: m_row,
-            c_row: outputs,
-            accumulate: first > 0,
-        };
-        for_each(T::POINTS * panels, 1, |item| unsafe {
-            let (point, index) = (item / panels, item % panels);
-            let (a, b) = (v.at(point * v_point), m.at(point * m_point + index * panel));
-            let c = u.at(point * u_point + index * panel);
-            S::vectorize(
-                #[inline(always)]
-                || product.run::<S>(a, b, c),
-            );
-        });
-    }
-
-    let mut dw = vec![0.0; out_channels * input.channels * 9];
-    let target = Shared::new(&mut dw);
-    for_each(output.blocks(), 1, |block| {
-        for channel in 0..input.channels {
-            let mut taps = [[0f32; LANES]; 9];
-            // SAFETY: the kernels were chosen for this processor; u holds every point, input and output block.
-            unsafe {
+        for_each(groups * panels, 1, |item| {
+            let (group, index) = (item / panels, item % panels);
+            let product = Product {
+                rows: GROUP.min(rows - group * GROUP),
+                segments: &[0],
+                terms: count,
+                a_row: 1,
+                a_k: v_row,
+                b_k: m_row,
+                c_row: panel,
+                accumulate: first > 0,
+            };
+            let run = |sums: *mut f32| unsafe {
                 S::vectorize(
                     #[inline(always)]
                     || {
-                        let from = u.at(channel * outputs + block * LANES);
-                        let mut rows = [[S::splat(0.0); MAX_SIZE]; 3];
-                        for j in 0..T::SIZE {
-                            let mut column = [S::splat(0.0); MAX_SIZE];
-                            for i in 0..T::SIZE {
-                                column[i] = S::load(from.add((i * T::SIZE + j) * u_point));
-                            }
-                            let column = T::weights_back::<S>(column);
-                            for i in 0..3 {
-                                rows[i][j] = column[i];
-                            }
+                        for point in 0..T::POINTS {
+                            let a = v.at(point * v_point + group * GROUP);
+                            let b = m.at(point * m_point + index * panel);
+                            product.run::<S>(a, b, sums.add(point * GROUP * panel));
                         }
-                        for i in 0..3 {
-                            let row = T::weights_back::<S>(rows[i]);
-                            for j in 0..3 {
-                                S::store(taps[3 * i + j].as_mut_ptr(), row[j]);
+                        if first + count == tiles {
+                            let channels = product.rows.min(input.channels - group * GROUP);
+                            for row in 0..channels {
+                                for vector in 0..S::PANEL_VECTORS {
+                                    let output = index * panel + vector * LANES;
+                                    let from = sums.add(row * panel + vector * LANES);
+                                    let taps = weights_back::<S, T>(from, GROUP * panel);
+                                    for lane in 0..LANES.min(out_channels.saturating_sub(output)) {
+                                        let filter =
+                                            (output + lane) * input.channels + group * GROUP + row;
+                                        for (tap, values) in taps.iter().enumerate() {
+                                            *dw.at(filter * 9 + tap) = values[lane];
+                                        }
+                                    }
+                                }
                             }
                         }
                     },
                 );
+            };
+            if chunks > 1 {
+                // SAFETY: as above; there is room for every item's sums.
+                run(unsafe { sums.at(item * sums_len) });
+            } else {
+                with_own(sums_len, |own| run(own.as_mut_ptr()));
             }
-            for lane in 0..LANES.min(out_channels - block * LANES) {
-                let filter = ((block * LANES + lane) * input.channels + channel) * 9;
-                for (tap, values) in taps.iter().enumerate() {
-                    // SAFETY: an output channel's filters are this item's alone, and within dw.
-                    unsafe { *target.at(filter + tap) = values[lane] };
-                }
+        });
+    }
+}
+
+/// Gᵀ u G for sixteen outputs: nine taps from (m+2)² points, `point` floats apart.
+///
+/// # Safety
+/// Inside `vectorize`; `u` is valid for sixteen floats at each point.
+#[inline(always)]
+unsafe fn weights_back<S: Simd, T: Tile>(u: *const f32, point: usize) -> [[f32; LANES]; 9] {
+    let mut taps = [[0.0; LANES]; 9];
+    // SAFETY: points are the caller's.
+    unsafe {
+        let mut rows = [[S::splat(0.0); MAX_SIZE]; 3];
+        for j in 0..T::SIZE {
+            let mut column = [S::splat(0.0); MAX_SIZE];
+            for (i, value) in column.iter_mut().enumerate().take(T::SIZE) {
+                *value = S::load(u.add((i * T::SIZE + j) * point));
+            }
+            let column = T::weights_back::<S>(column);
+            for i in 0..3 {
+                rows[i][j] = column[i];
             }
         }
+        for (i, row) in rows.iter().enumerate() {
+            let row = T::weights_back::<S>(*row);
+            for (j, value) in row.iter().enumerate() {
+                S::store(taps[3 * i + j].as_mut_ptr(), *value);
+            }
+        }
+    }
+    taps
+}
+
+/// Writes the gradient (out) of the bias: the sum of `dy` over pictures and pixels, row by row.
+pub(super) fn bias<S: Simd>(dy: &[f32], output: Maps, db: &mut [f32]) {
+    assert_eq!((dy.len(), db.len()), (output.len(), output.channels));
+    let mut padded = vec![0.0; output.blocks() * LANES];
+    let sums = Shared::new(&mut padded);
+    for_each(output.blocks(), 1, |block| {
+        // SAFETY: the kernels were chosen for this processor; the length of dy was checked, and an item writes its
+        // own block.
+        unsafe {
+            S::vectorize(
+                #[inline(always)]
+                || {
+                    let mut total = S::splat(0.0);
+                    for picture in 0..output.pictures {
+                        let plane = dy
+                            .as_ptr()
+                            .add((picture * output.blocks() + block) * output.plane());
+                        let mut map = S::splat(0.0);
+                        for row in 0..output.height {
+                            let mut sum = S::splat(0.0);
+                            for column in 0..output.width {
+                                sum = S::add(
+                                    sum,
+                                    S::load(plane.add((row * output.width + column) * LANES)),
+                                );
+                            }
+                            map = S::add(map, sum);
+                        }
+                        total = S::add(total, map);
+                    }
+                    S::store(sums.at(block * LANES), total);
+                },
+            );
+        }
     });
-    dw
+    db.copy_from_slice(&padded[..output.channels]);
 }

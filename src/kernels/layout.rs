@@ -29,6 +29,16 @@ impl Maps {
         self.pictures * self.blocks() * self.plane()
     }
 
+    /// Floats in all as tensors have them, without padding.
+    pub(crate) fn planar_len(&self) -> usize {
+        self.pictures * self.channels * self.height * self.width
+    }
+
+    /// Whether there are so few channels that a convolution had better read them as tensors have them.
+    pub(super) fn suits_planes(&self) -> bool {
+        self.channels <= LANES / 2
+    }
+
     /// The same maps with another number of channels.
     pub(super) fn with_channels(self, channels: usize) -> Self {
         Self { channels, ..self }

@@ -16,18 +16,20 @@ mod direct;
 mod gemm;
 mod gradient;
 mod layout;
-mod ops;
 mod parallel;
 mod pool;
 mod scratch;
 mod simd;
 mod stack;
 mod tile;
+mod training;
+mod values;
 mod winograd;
 
 pub(crate) use conv::Isa;
 pub(crate) use layout::Maps;
-pub(crate) use ops::{blocked_tensor, conv_relu, max_pool, to_blocked, to_planar};
 pub(crate) use stack::{Layer, Prepared, run};
+pub(crate) use training::{Input, OpenLayer, run_open};
+pub(crate) use values::values;
 #[cfg(test)]
 mod tests;

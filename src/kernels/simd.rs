@@ -36,6 +36,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// `value` where `gate` is above 0, else 0. NaN in `value` stays.
     unsafe fn gate(gate: Self::V, value: Self::V) -> Self::V;
+    /// `then` where not a < b (a NaN is not less), else `otherwise`.
+    unsafe fn not_less(a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
 }
 
 /// Plain Rust, for any processor.
@@ -107,6 +109,10 @@ impl Simd for Portable {
                 0.0
             }
         })
+    }
+    #[inline(always)]
+    unsafe fn not_less(a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] < b[i] { otherwise[i] } else { then[i] })
     }
 }
 
@@ -185,6 +191,10 @@ mod x86 {
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
             _mm512_maskz_mov_ps(open | nan, value)
         }
+        #[inline(always)]
+        unsafe fn not_less(a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512 {
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b), otherwise, then)
+        }
     }
 
     /// AVX2 with FMA: two registers.
@@ -254,6 +264,21 @@ mod x86 {
         #[inline(always)]
         unsafe fn gate(gate: Self::V, value: Self::V) -> Self::V {
             [open(gate[0], value[0]), open(gate[1], value[1])]
+        }
+        #[inline(always)]
+        unsafe fn not_less(a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V {
+            [
+                _mm256_blendv_ps(
+                    otherwise[0],
+                    then[0],
+                    _mm256_cmp_ps::<_CMP_NLT_UQ>(a[0], b[0]),
+                ),
+                _mm256_blendv_ps(
+                    otherwise[1],
+                    then[1],
+                    _mm256_cmp_ps::<_CMP_NLT_UQ>(a[1], b[1]),
+                ),
+            ]
         }
     }
 
@@ -362,6 +387,11 @@ mod arm {
                 out[i] = vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(value[i])));
             }
             out
+        }
+        #[inline(always)]
+        unsafe fn not_less(a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V {
+            let less = each!(vcltq_f32, a, b);
+            each!(vbslq_f32, less, otherwise, then)
         }
     }
 }

@@ -38,9 +38,6 @@ impl Prepared {
     }
 }
 
-/// Channels up to this many are convolved from planes, as tensors have them.
-const PLANAR_CHANNELS: usize = 8;
-
 /// Runs layers over pictures (N, C, H, W) and returns blocked maps. Nothing in between is kept.
 pub(crate) fn run(
     isa: Isa,
@@ -54,7 +51,7 @@ pub(crate) fn run(
     for (index, layer) in layers.iter().enumerate() {
         let out_channels = layer.bias.len();
         let method = match &current {
-            None if maps.channels <= PLANAR_CHANNELS => Method::DirectPlanar,
+            None if maps.suits_planes() => Method::DirectPlanar,
             _ => Method::for_maps(maps, out_channels),
         };
         if current.is_none() && method != Method::DirectPlanar {
@@ -79,6 +76,7 @@ pub(crate) fn run(
             bias: Some(&bias),
             relu: true,
             pool: layer.pool,
+            gate: None,
         };
         let whole = maps.with_channels(out_channels);
         let output = if layer.pool { whole.pooled() } else { whole };

@@ -8,7 +8,7 @@ use super::simd::{LANES, Simd};
 use super::tile::{MAX_SIZE, Tile};
 
 /// Padding of rows and of point planes: power-of-two strides would fall on few cache sets.
-const PAD: usize = LANES;
+pub(super) const PAD: usize = LANES;
 
 /// Transformed weights above this many bytes are read once per chunk of tiles by all threads together, below it
 /// once per small chunk by each thread.
@@ -28,6 +28,8 @@ pub(super) struct Epilogue<'a> {
     pub(super) relu: bool,
     /// Keep the maximum of each 2×2 pixels alone.
     pub(super) pool: bool,
+    /// For gradients: the output, of the written maps' shape, of the ReLU that is passed on the way back.
+    pub(super) gate: Option<&'a [f32]>,
 }
 
 /// The tiles of feature maps, numbered picture by picture, row by row.
@@ -173,7 +175,7 @@ unsafe fn output_tile<S: Simd, T: Tile>(
         } else {
             (grid.maps, 1)
         };
-        let plane = y.add((picture * grid.maps.blocks() + block) * maps.plane());
+        let map = (picture * grid.maps.blocks() + block) * maps.plane();
         let (top, left) = (top / step, left / step);
         for i in 0..(T::OUT / step).min(maps.height.saturating_sub(top)) {
             for j in 0..(T::OUT / step).min(maps.width.saturating_sub(left)) {
@@ -184,10 +186,12 @@ unsafe fn output_tile<S: Simd, T: Tile>(
                 } else {
                     rows[i][j]
                 };
-                S::store(
-                    plane.add(((top + i) * maps.width + left + j) * LANES),
-                    value,
-                );
+                let offset = map + ((top + i) * maps.width + left + j) * LANES;
+                let value = match epilogue.gate {
+                    Some(gate) => S::gate(S::load(gate.as_ptr().add(offset)), value),
+                    None => value,
+                };
+                S::store(y.add(offset), value);
             }
         }
     }
@@ -238,6 +242,10 @@ pub(super) fn convolve<S: Simd, T: Tile>(
             .bias
             .is_none_or(|bias| bias.len() >= sizes.panels * panel)
     );
+    assert!(epilogue.gate.is_none_or(|gate| gate.len() == y.len()));
+    if y.is_empty() {
+        return;
+    }
 
     let per_tile = T::POINTS * sizes.a_row * 4;
     let own_tiles = (FUSED_BYTES / per_tile / S::ROWS).max(1) * S::ROWS;

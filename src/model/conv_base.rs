@@ -1,16 +1,15 @@
 //! VGG without its top: five blocks of 3×3 convolutions, each frozen or trainable.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Layout, Storage, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::backbone::{Backbone, BlockInfo, LayerInfo, Mode};
 use super::parameter::Parameter;
 use super::summary::Summary;
 use super::vgg::{Block, ConvLayer, Vgg};
 use super::weights::Weights;
-use crate::kernels::{self, Isa, Layer, Maps, Prepared};
+use crate::kernels::{self, Input, Isa, Layer, Maps, OpenLayer, Prepared, values};
 use crate::{Error, Preprocess, Result};
 
 /// The smallest picture side: five poolings leave one pixel of it.
@@ -227,20 +226,8 @@ impl ConvBase {
                 });
             }
         }
-        let frozen = Block::ALL
-            .into_iter()
-            .take_while(|block| !self.is_trainable(*block))
-            .count();
-        let plain = match mode {
-            Mode::Infer => last.index() + 1,
-            Mode::Train => frozen.min(last.index() + 1),
-        };
-        let open = Block::ALL
-            .into_iter()
-            .skip(plain)
-            .filter(|block| *block <= last);
         if let Some(isa) = kernels_for(images) {
-            return self.run_kernels(isa, images, plain, open);
+            return self.run_on_kernels(isa, images, last, mode);
         }
         let mut features = images.clone();
         for block in Block::ALL.into_iter().filter(|block| *block <= last) {
@@ -252,30 +239,9 @@ impl ConvBase {
         Ok(features)
     }
 
-    /// Runs the first `plain` blocks without a graph, then the `open` ones with one, on the CPU kernels.
-    fn run_kernels(
-        &self,
-        isa: Isa,
-        images: &Tensor,
-        plain: usize,
-        open: impl Iterator<Item = Block>,
-    ) -> Result<Tensor> {
-        let (mut features, mut maps) = match Block::ALL[..plain].last() {
-            Some(last) => self.run_plain(isa, images, *last)?,
-            None => kernels::to_blocked(images)?,
-        };
-        for block in open {
-            for Convolution { weight, bias, .. } in self.block(block) {
-                (features, maps) =
-                    kernels::conv_relu(isa, &features, maps, weight.tensor(), bias.tensor())?;
-            }
-            (features, maps) = kernels::max_pool(isa, &features, maps)?;
-        }
-        Ok(kernels::to_planar(&features, maps)?)
-    }
-
-    /// Runs the blocks up to `last` without a graph; returns blocked maps.
-    fn run_plain(&self, isa: Isa, images: &Tensor, last: Block) -> Result<(Tensor, Maps)> {
+    /// Runs the blocks up to `last` on the CPU kernels: those that need no graph as plain layers, then the rest as
+    /// one operation with a graph.
+    fn run_on_kernels(&self, isa: Isa, images: &Tensor, last: Block, mode: Mode) -> Result<Tensor> {
         let (pictures, channels, height, width) = images.dims4()?;
         let maps = Maps {
             pictures,
@@ -283,33 +249,67 @@ impl ConvBase {
             height,
             width,
         };
-        let images = images.contiguous()?;
-        let convolutions: Vec<_> = self
+        let used: Vec<_> = self
             .convolutions
             .iter()
             .take_while(|c| c.layer.block <= last)
             .collect();
-        let held: Vec<_> = convolutions
+        let pools = |index: usize| {
+            let next = used.get(index + 1);
+            next.is_none_or(|next| next.layer.block != used[index].layer.block)
+        };
+        let plain = match mode {
+            Mode::Infer => used.len(),
+            Mode::Train => used.iter().take_while(|c| c.weight.var().is_none()).count(),
+        };
+        let held: Vec<_> = used[..plain]
             .iter()
             .map(|c| (values(c.weight.tensor()), values(c.bias.tensor())))
             .collect();
-        let layers = convolutions
+        let layers = held
             .iter()
-            .zip(&held)
             .enumerate()
-            .map(|(index, (convolution, (weight, bias)))| {
-                let next = convolutions.get(index + 1);
+            .map(|(index, (weight, bias))| {
                 Ok(Layer {
                     weights: weight.slice()?,
                     bias: bias.slice()?,
-                    pool: next.is_none_or(|next| next.layer.block != convolution.layer.block),
-                    frozen: convolution.weight.var().is_none(),
+                    pool: pools(index),
+                    frozen: used[index].weight.var().is_none(),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let images = values(&images);
-        let (blocked, maps) = kernels::run(isa, &layers, &self.prepared, images.slice()?, maps);
-        Ok((kernels::blocked_tensor(blocked, maps)?, maps))
+        let images = images.contiguous()?;
+        let pixels = values(&images);
+        let (input, maps) = if layers.is_empty() {
+            (Input::Planar(pixels.slice()?.to_vec()), maps)
+        } else {
+            let (blocked, maps) = kernels::run(isa, &layers, &self.prepared, pixels.slice()?, maps);
+            (Input::Blocked(blocked), maps)
+        };
+        if plain < used.len() {
+            let layers = (plain..used.len()).map(|index| OpenLayer {
+                weight: used[index].weight.tensor().clone(),
+                bias: used[index].bias.tensor().clone(),
+                pool: pools(index),
+            });
+            return Ok(kernels::run_open(isa, layers.collect(), input, maps)?);
+        }
+        let planar = match input {
+            Input::Planar(planar) => planar,
+            Input::Blocked(blocked) => {
+                let mut planar = vec![0.0; maps.planar_len()];
+                maps.to_planar(&blocked, &mut planar);
+                planar
+            }
+        };
+        let Maps {
+            pictures,
+            channels,
+            height,
+            width,
+        } = maps;
+        let shape = (pictures, channels, height, width);
+        Ok(Tensor::from_vec(planar, shape, &Device::Cpu)?)
     }
 
     fn block(&self, block: Block) -> impl Iterator<Item = &Convolution> {
@@ -347,23 +347,6 @@ impl Convolution {
 fn kernels_for(images: &Tensor) -> Option<Isa> {
     let ours = images.device().is_cpu() && images.dtype() == DType::F32 && !images.track_op();
     if ours { Isa::chosen() } else { None }
-}
-
-/// A contiguous CPU tensor's numbers, held for reading.
-struct Values<'a, Guard>(Guard, &'a Layout);
-
-fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage>> {
-    let (storage, layout) = tensor.storage_and_layout();
-    Values(storage, layout)
-}
-
-impl<Guard: Deref<Target = Storage>> Values<'_, Guard> {
-    fn slice(&self) -> candle_core::Result<&[f32]> {
-        match (&*self.0, self.1.contiguous_offsets()) {
-            (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
-            _ => candle_core::bail!("a contiguous tensor on the CPU is needed"),
-        }
-    }
 }
 
 /// 2×2 max-pool with stride 2; an odd last row or column is left out, as Keras and PyTorch do.
