@@ -1,5 +1,7 @@
 //! VGG without its top: five blocks of 3×3 convolutions, each frozen or trainable.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -10,7 +12,7 @@ use super::summary::Summary;
 use super::vgg::{Block, ConvLayer, Vgg};
 use super::weights::Weights;
 use crate::kernels::{self, Input, Isa, Layer, Maps, OpenLayer, Prepared, values};
-use crate::{Error, Preprocess, Result};
+use crate::{Error, Preprocess, Result, atomic_file};
 
 /// The smallest picture side: five poolings leave one pixel of it.
 const MIN_SIDE: usize = 32;
@@ -59,6 +61,8 @@ impl ConvBase {
     /// # Errors
     /// What [`Weights`] says of its source.
     pub fn new(vgg: Vgg, weights: Weights, device: &Device) -> Result<Self> {
+        let vgg = weights.architecture(vgg)?;
+        vgg.check()?;
         let layers = vgg.layers();
         let (tensors, preprocess) = weights.load(vgg, &layers, device)?;
         Self::from_tensors(vgg, tensors, preprocess)
@@ -183,6 +187,67 @@ impl ConvBase {
         self
     }
 
+    /// The same architecture with other weights (out, in, 3, 3) and biases (out), one pair per convolution from the
+    /// input on. They stay the caller's: every block counts as frozen, but a tensor that tracks a graph, such as a
+    /// variable or what was computed from some, passes its gradient on. So weights can be trained through a function of them, such as a
+    /// normalisation.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a tensor of another shape, or another number of pairs.
+    pub fn with_parameters(mut self, parameters: &[(Tensor, Tensor)]) -> Result<Self> {
+        if parameters.len() != self.convolutions.len() {
+            return Err(Error::Shape {
+                what: "parameters of a base".into(),
+                expected: format!("{} pairs", self.convolutions.len()),
+                found: vec![parameters.len()],
+            });
+        }
+        for (convolution, (weight, bias)) in self.convolutions.iter_mut().zip(parameters) {
+            let layer = &convolution.layer;
+            let wanted = [layer.out_channels, layer.in_channels, 3, 3];
+            for (kind, tensor, wanted) in [("weight", weight, &wanted[..]), ("bias", bias, &wanted[..1])] {
+                if tensor.dims() != wanted {
+                    return Err(Error::Shape {
+                        what: format!("{}.{kind}", layer.name),
+                        expected: format!("{wanted:?}"),
+                        found: tensor.dims().to_vec(),
+                    });
+                }
+            }
+            convolution.weight = Parameter::Frozen(weight.clone());
+            convolution.bias = Parameter::Frozen(bias.clone());
+        }
+        self.prepared = Arc::default();
+        Ok(self)
+    }
+
+    /// Writes the weights, as [`Weights::file`] reads them, to a safetensors file, whole or not at all. `dtype` is
+    /// that of the file: [`DType::F16`] halves it. `notes` become metadata beside the preprocess: what the weights
+    /// were trained on, their licence.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn save(&self, path: impl AsRef<Path>, dtype: DType, notes: &[(&str, &str)]) -> Result<()> {
+        let path = path.as_ref();
+        let tensors = Backbone::tensors(self)
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.detach().to_dtype(dtype)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let preprocess = serde_json::to_value(self.preprocess).map_err(std::io::Error::from);
+        let preprocess = preprocess.map_err(Error::io(path))?;
+        let metadata = [
+            ("architecture", self.vgg.name()),
+            ("preprocess", preprocess.as_str().unwrap_or_default().to_owned()),
+        ]
+        .into_iter()
+        .chain(notes.iter().map(|(key, note)| (*key, (*note).to_owned())))
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect::<HashMap<_, _>>();
+        let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(std::io::Error::other);
+        let bytes = bytes.map_err(Error::io(path))?;
+        atomic_file::write(path, |file| file.write_all(&bytes))
+    }
+
     /// The architecture.
     pub fn vgg(&self) -> Vgg {
         self.vgg
@@ -260,7 +325,7 @@ impl ConvBase {
         };
         let plain = match mode {
             Mode::Infer => used.len(),
-            Mode::Train => used.iter().take_while(|c| c.weight.var().is_none()).count(),
+            Mode::Train => used.iter().take_while(|c| !c.tracks()).count(),
         };
         let held: Vec<_> = used[..plain]
             .iter()
@@ -274,7 +339,7 @@ impl ConvBase {
                     weights: weight.slice()?,
                     bias: bias.slice()?,
                     pool: pools(index),
-                    frozen: used[index].weight.var().is_none(),
+                    frozen: !used[index].tracks(),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -332,6 +397,11 @@ impl Convolution {
             .relu()?)
     }
 
+    /// Whether a gradient reaches the parameters.
+    fn tracks(&self) -> bool {
+        self.weight.tensor().track_op() || self.bias.tensor().track_op()
+    }
+
     fn freeze(&mut self) {
         self.weight.freeze();
         self.bias.freeze();
@@ -369,7 +439,7 @@ fn max_pool(input: &Tensor) -> Result<Tensor> {
 
 impl Backbone for ConvBase {
     fn architecture(&self) -> String {
-        self.vgg.name().to_owned()
+        self.vgg.name()
     }
 
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {

@@ -5,8 +5,8 @@
 
 use crate::{Error, Result};
 
-/// The four VGG architectures, by their number of weight layers (the three dense ones included, which a
-/// base leaves off).
+/// A VGG architecture: one of four depths, named by their number of weight layers (the three dense ones
+/// included, which a base leaves off), at full [width](Self::width) or another.
 ///
 /// ```
 /// use headstart::Vgg;
@@ -14,48 +14,112 @@ use crate::{Error, Result};
 /// assert_eq!(Vgg::Vgg19.convolutions(), [2, 2, 4, 4, 4]);
 /// assert_eq!(Vgg::Vgg16.to_string(), "vgg16");
 /// assert_eq!("vgg11".parse::<Vgg>()?, Vgg::Vgg11);
+///
+/// let slim = Vgg::Vgg19.width(0.25);
+/// assert_eq!(slim.channels(), [16, 32, 64, 128, 128]);
+/// assert_eq!(slim.to_string(), "vgg19-0.25");
+/// assert_eq!("vgg19-0.25".parse::<Vgg>()?, slim);
 /// # Ok::<(), headstart::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Vgg {
+#[serde(try_from = "String", into = "String")]
+pub struct Vgg {
+    depth: Depth,
+    /// Channels of the first block.
+    first_channels: usize,
+}
+
+/// How deep an architecture is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Depth {
+    Eleven,
+    Thirteen,
+    Sixteen,
+    Nineteen,
+}
+
+/// Channels of the first block at full width.
+const FULL_WIDTH: usize = 64;
+
+/// The widest a width may make the architecture.
+const MOST_WIDTH: f64 = 16.0;
+
+#[expect(
+    non_upper_case_globals,
+    reason = "they are the architectures' names and read as an enum's variants"
+)]
+impl Vgg {
     /// 8 convolutions.
-    Vgg11,
+    pub const Vgg11: Self = Self::full(Depth::Eleven);
     /// 10 convolutions.
-    Vgg13,
+    pub const Vgg13: Self = Self::full(Depth::Thirteen);
     /// 13 convolutions.
-    Vgg16,
+    pub const Vgg16: Self = Self::full(Depth::Sixteen);
     /// 16 convolutions.
-    Vgg19,
+    pub const Vgg19: Self = Self::full(Depth::Nineteen);
 }
 
 impl Vgg {
-    /// All four, from the shallowest.
+    /// The four of full width, from the shallowest.
     pub const ALL: [Self; 4] = [Self::Vgg11, Self::Vgg13, Self::Vgg16, Self::Vgg19];
+
+    const fn full(depth: Depth) -> Self {
+        Self {
+            depth,
+            first_channels: FULL_WIDTH,
+        }
+    }
+
+    /// The same depth with `multiplier` times the channels, rounded to whole channels of the first block
+    /// (Howard et al. 2017, "MobileNets", section 3.3). Above 0, at most 16: another makes a base of it fail.
+    pub fn width(self, multiplier: f64) -> Self {
+        let allowed = multiplier > 0.0 && multiplier <= MOST_WIDTH;
+        let first_channels = if allowed {
+            ((multiplier * FULL_WIDTH as f64).round() as usize).max(1)
+        } else {
+            0
+        };
+        Self {
+            first_channels,
+            ..self
+        }
+    }
+
+    /// Checks the width.
+    pub(crate) fn check(self) -> Result<()> {
+        if self.first_channels == 0 {
+            return Err(Error::option(
+                "width",
+                "a multiplier out of range",
+                "above 0 and at most 16",
+            ));
+        }
+        Ok(())
+    }
 
     /// The number of convolutions in each block.
     pub fn convolutions(self) -> [usize; 5] {
-        match self {
-            Self::Vgg11 => [1, 1, 2, 2, 2],
-            Self::Vgg13 => [2, 2, 2, 2, 2],
-            Self::Vgg16 => [2, 2, 3, 3, 3],
-            Self::Vgg19 => [2, 2, 4, 4, 4],
+        match self.depth {
+            Depth::Eleven => [1, 1, 2, 2, 2],
+            Depth::Thirteen => [2, 2, 2, 2, 2],
+            Depth::Sixteen => [2, 2, 3, 3, 3],
+            Depth::Nineteen => [2, 2, 4, 4, 4],
         }
     }
 
     /// The output channels of each block.
     pub fn channels(self) -> [usize; 5] {
-        [64, 128, 256, 512, 512]
+        [1, 2, 4, 8, 8].map(|factor| factor * self.first_channels)
     }
 
-    /// `vgg11`, `vgg13`, `vgg16` or `vgg19`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Vgg11 => "vgg11",
-            Self::Vgg13 => "vgg13",
-            Self::Vgg16 => "vgg16",
-            Self::Vgg19 => "vgg19",
+    /// `vgg11`, `vgg13`, `vgg16` or `vgg19`, and the width if it is not 1: `vgg19-0.25`.
+    pub fn name(self) -> String {
+        let depth = self.depth.name();
+        if self.first_channels == FULL_WIDTH {
+            return depth.to_owned();
         }
+        // Sixty-fourths are exact in binary and in decimal.
+        format!("{depth}-{}", self.first_channels as f64 / FULL_WIDTH as f64)
     }
 
     /// Every convolution in order, with its names and shape.
@@ -85,9 +149,20 @@ impl Vgg {
     }
 }
 
+impl Depth {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Eleven => "vgg11",
+            Self::Thirteen => "vgg13",
+            Self::Sixteen => "vgg16",
+            Self::Nineteen => "vgg19",
+        }
+    }
+}
+
 impl std::fmt::Display for Vgg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&self.name())
     }
 }
 
@@ -95,10 +170,33 @@ impl std::str::FromStr for Vgg {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
+        let (depth, width) = match name.split_once('-') {
+            Some((depth, width)) => (depth, width.parse().unwrap_or(f64::NAN)),
+            None => (name, 1.0),
+        };
         Self::ALL
             .into_iter()
-            .find(|vgg| vgg.name() == name)
-            .ok_or_else(|| Error::option("arch", name, "vgg11, vgg13, vgg16 or vgg19"))
+            .find(|vgg| vgg.depth.name() == depth)
+            .map(|vgg| vgg.width(width))
+            .filter(|vgg| vgg.check().is_ok())
+            .ok_or_else(|| {
+                let allowed = "vgg11, vgg13, vgg16 or vgg19, and a width if it is not 1: vgg19-0.25";
+                Error::option("arch", name, allowed)
+            })
+    }
+}
+
+impl TryFrom<String> for Vgg {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
+    }
+}
+
+impl From<Vgg> for String {
+    fn from(vgg: Vgg) -> Self {
+        vgg.name()
     }
 }
 

@@ -24,7 +24,18 @@ pub(super) fn load(
     layers: &[ConvLayer],
     device: &Device,
 ) -> Result<(Vec<(Tensor, Tensor)>, Preprocess)> {
-    let mut file = WeightFile::open(path)?;
+    let file = File::open(path).map_err(Error::io(path))?;
+    read(path, file, layers, device)
+}
+
+/// The same from a file's content; errors name `path`.
+pub(super) fn read(
+    path: &Path,
+    content: impl Read + Seek,
+    layers: &[ConvLayer],
+    device: &Device,
+) -> Result<(Vec<(Tensor, Tensor)>, Preprocess)> {
+    let mut file = WeightFile::open(path, content)?;
     let naming = file.naming(layers)?;
     let preprocess = file.preprocess(naming)?;
     let mut tensors = Vec::with_capacity(layers.len());
@@ -100,24 +111,25 @@ struct SavedBase {
 }
 
 /// An open file whose header was read and checked.
-struct WeightFile<'a> {
+struct WeightFile<'a, R> {
     path: &'a Path,
-    file: File,
+    content: R,
     header: Metadata,
     /// Where tensors begin.
     data: u64,
 }
 
-impl<'a> WeightFile<'a> {
-    fn open(path: &'a Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io(path))?;
-        let length = file.metadata().map_err(Error::io(path))?.len();
+impl<'a, R: Read + Seek> WeightFile<'a, R> {
+    fn open(path: &'a Path, mut content: R) -> Result<Self> {
+        let length = content.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
+        content.rewind().map_err(Error::io(path))?;
         let damaged = |reason: String| Error::WeightFile {
             file: path.to_owned(),
             reason,
         };
         let mut prefix = [0; 8];
-        file.read_exact(&mut prefix)
+        content
+            .read_exact(&mut prefix)
             .map_err(|error| match error.kind() {
                 ErrorKind::UnexpectedEof => {
                     damaged(format!("not a safetensors file: only {length} bytes long"))
@@ -137,7 +149,7 @@ impl<'a> WeightFile<'a> {
             )));
         }
         let mut json = vec![0; header_length as usize];
-        file.read_exact(&mut json).map_err(Error::io(path))?;
+        content.read_exact(&mut json).map_err(Error::io(path))?;
         let header: Metadata = serde_json::from_slice(&json)
             .map_err(|error| damaged(format!("damaged safetensors header: {error}")))?;
         let data = 8 + header_length;
@@ -160,7 +172,7 @@ impl<'a> WeightFile<'a> {
         }
         Ok(Self {
             path,
-            file,
+            content,
             header,
             data,
         })
@@ -237,9 +249,9 @@ impl<'a> WeightFile<'a> {
         } = *info;
         // The header was checked: the length is that of the shape, which is the one expected.
         let mut bytes = vec![0; end - start];
-        self.file
+        self.content
             .seek(SeekFrom::Start(self.data + start as u64))
-            .and_then(|_| self.file.read_exact(&mut bytes))
+            .and_then(|_| self.content.read_exact(&mut bytes))
             .map_err(|error| damaged(error.to_string()))?;
         let view = TensorView::new(dtype, expected.to_vec(), &bytes)
             .map_err(|error| damaged(error.to_string()))?;

@@ -123,7 +123,7 @@ impl Hub {
 
     /// A file with the base's convolutions: from the cache, or fetched into it.
     pub(super) fn conv_base(&self, vgg: Vgg, layers: &[ConvLayer]) -> Result<PathBuf> {
-        let source = Source::of(vgg);
+        let source = Source::of(vgg)?;
         let cache = Cache::new(self.cache.clone()).repo(source.repo());
         if let Some(path) = source.cached(&cache) {
             return Ok(path);
@@ -146,18 +146,22 @@ struct Source {
 }
 
 impl Source {
-    fn of(vgg: Vgg) -> Self {
+    fn of(vgg: Vgg) -> Result<Self> {
         let revision = match vgg {
             Vgg::Vgg11 => "38b46049b490ec2bdb6d4d32b8354c74977f3347",
             // No revision is known; what `main` stood for is remembered by the cache.
             Vgg::Vgg13 => "main",
             Vgg::Vgg16 => "3394518cba29aee1ea82a49d971be90d2dd1dab7",
             Vgg::Vgg19 => "128d4708565b3a414bcbb9bbad440b2fe37b9f18",
+            other => {
+                let allowed = "an architecture of full width with Weights::ImageNet";
+                return Err(Error::option("arch", other, allowed));
+            }
         };
-        Self {
+        Ok(Self {
             repository: format!("timm/{vgg}.tv_in1k"),
             revision,
-        }
+        })
     }
 
     /// Whether the revision is a commit, which never changes, and not a branch.

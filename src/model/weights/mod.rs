@@ -1,5 +1,7 @@
 //! Where a base's weights come from.
 
+#[cfg(feature = "compact")]
+mod compact;
 mod file;
 #[cfg(feature = "hub")]
 mod hub;
@@ -37,6 +39,12 @@ pub enum Weights {
     /// The same from a hub with settings of your own.
     #[cfg(feature = "hub")]
     Hub(Hub),
+    /// VGG19 at a quarter of its width (1.25 million parameters), which comes with the crate (2.5 MB, f16; cargo
+    /// feature `compact`, on by default). We trained it from nothing on the 50,000 pictures, 64×64, of half of Tiny
+    /// ImageNet, to name their 200 classes and to say what an ImageNet VGG16 sees in them:
+    /// `examples/pretrain/README.md` has the recipe. For [`Vgg::Vgg19`], whose width it sets. Pixels:
+    /// [`Preprocess::Torch`].
+    Compact,
     /// A safetensors file: see [`Weights::file`].
     File(PathBuf),
     /// Fresh weights: He normal (mean 0, variance 2 / fan-in; He et al. 2015, eq. 10), zero biases. Pixels:
@@ -70,6 +78,20 @@ impl Weights {
         Self::File(path.into())
     }
 
+    /// The architecture these weights are for, when `vgg` is asked for: the compact base has a width of its own.
+    pub(crate) fn architecture(&self, vgg: Vgg) -> Result<Vgg> {
+        let compact = Vgg::Vgg19.width(0.25);
+        match self {
+            Self::Compact if vgg == Vgg::Vgg19 || vgg == compact => Ok(compact),
+            Self::Compact => Err(crate::Error::option(
+                "arch",
+                vgg,
+                "vgg19 with Weights::Compact",
+            )),
+            _ => Ok(vgg),
+        }
+    }
+
     /// The (weight, bias) of every layer in order, and the preprocess the weights expect.
     pub(crate) fn load(
         &self,
@@ -93,6 +115,17 @@ impl Weights {
                 let (tensors, _) = file::load(&hub.conv_base(vgg, layers)?, layers, device)?;
                 Ok((tensors, Preprocess::Torch))
             }
+            #[cfg(feature = "compact")]
+            Self::Compact => {
+                let content = std::io::Cursor::new(compact::BASE);
+                file::read(compact::NAME.as_ref(), content, layers, device)
+            }
+            #[cfg(not(feature = "compact"))]
+            Self::Compact => Err(crate::Error::option(
+                "weights",
+                "compact",
+                "another source: this build is without headstart's cargo feature `compact`",
+            )),
             Self::File(path) => file::load(path, layers, device),
             Self::Random { seed } => {
                 Ok((random::he_normal(layers, *seed, device)?, Preprocess::Unit))
