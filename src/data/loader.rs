@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Preprocess, Result,
-    data::{Augmenter, DirectoryDataset, Item, Resize, augment::grey_levels, decode_file, resize},
+    data::{Augmenter, DirectoryDataset, Item, Resize, augment::grey_levels, resize},
     random::{Purpose, stream},
 };
 
@@ -234,13 +234,14 @@ impl Loader {
         if let Some(picture) = slot.and_then(OnceLock::get) {
             return Ok(Some(picture.clone()));
         }
-        let path = &self.dataset.items()[place].path;
+        let item = &self.dataset.items()[place];
+        let path = &item.path;
         let decoded = match self.dataset.problem_with(path) {
             Some(reason) => Err(Error::Picture {
                 path: path.clone(),
                 reason,
             }),
-            None => decode_file(path),
+            None => item.decode(),
         };
         let picture = match decoded {
             Ok(picture) => resize(&picture, self.height as u32, self.width as u32, self.resize),

@@ -5,6 +5,7 @@ mod decode;
 mod directory;
 mod loader;
 mod preprocess;
+mod shards;
 
 pub use augment::{AugmentParams, Augmenter, FillMode};
 pub use decode::{Resize, decode_bytes, decode_file, resize, to_rgb};
