@@ -1,5 +1,6 @@
 //! Pictures on disk → batches.
 
+mod ahead;
 mod augment;
 mod decode;
 mod directory;
