@@ -1,7 +1,7 @@
 //! A picture file → RGB pixels of the wanted size.
 
 use std::{
-    io::Cursor,
+    io::{self, Cursor},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -77,20 +77,33 @@ impl std::str::FromStr for Resize {
 /// ```
 pub fn decode_file(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
-    let unusable = |reason: String| Error::Picture {
-        path: path.to_owned(),
-        reason,
-    };
-    // Reading a pipe could wait forever, and reading a huge file fill the memory.
+    // Reading a pipe could wait forever.
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if !metadata.is_file() {
-        return Err(unusable("not a file".into()));
+        return Err(unusable(path, "not a file"));
     }
-    if metadata.len() > MAX_BYTES {
-        return Err(unusable("the file is larger than 512 MiB".into()));
+    decode_named(path, metadata.len(), || std::fs::read(path))
+}
+
+/// Decodes a file of `len` bytes that errors call `path`.
+pub(super) fn decode_named(
+    path: &Path,
+    len: u64,
+    read: impl FnOnce() -> io::Result<Vec<u8>>,
+) -> Result<RgbImage> {
+    // A huge file could fill the memory.
+    if len > MAX_BYTES {
+        return Err(unusable(path, "the file is larger than 512 MiB"));
     }
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    decode(&bytes).map_err(unusable)
+    let bytes = read().map_err(Error::io(path))?;
+    decode(&bytes).map_err(|reason| unusable(path, reason))
+}
+
+fn unusable(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Picture {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
 }
 
 /// Decodes a picture in memory, as [`decode_file`] does; errors call it `<bytes>`.
@@ -103,10 +116,7 @@ pub fn decode_file(path: impl AsRef<Path>) -> Result<RgbImage> {
 /// assert!(error.to_string().starts_with("picture <bytes>: "));
 /// ```
 pub fn decode_bytes(bytes: &[u8]) -> Result<RgbImage> {
-    decode(bytes).map_err(|reason| Error::Picture {
-        path: "<bytes>".into(),
-        reason,
-    })
+    decode(bytes).map_err(|reason| unusable(Path::new("<bytes>"), reason))
 }
 
 fn decode(bytes: &[u8]) -> Result<RgbImage, String> {

@@ -1,15 +1,20 @@
 //! Class folders → (path, label).
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashSet},
     ffi::OsStr,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use image::RgbImage;
 use rand::seq::SliceRandom;
 use walkdir::{DirEntry, WalkDir};
 
+use super::{decode, shards};
 use crate::{
     Error, Result,
     random::{Purpose, stream},
@@ -45,14 +50,61 @@ impl std::fmt::Display for Problem {
 /// One picture of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// The picture's file.
+    /// The picture's file; in an archive, the archive's path and the member's name, as in
+    /// `train.tar/santa/1.jpg`.
     pub path: PathBuf,
     /// Its class, as an index into [`DirectoryDataset::class_names`].
     pub label: usize,
     /// Its place in the freshly opened dataset: splitting and shuffling keep it, so that (seed, epoch, id)
     /// fixes its augmentation.
     pub id: u64,
+    /// Where it lies, if in an archive.
+    member: Option<Member>,
 }
+
+impl Item {
+    /// Decodes the picture from its file or its archive, as [`decode_file`](super::decode_file) does.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Picture`] when it cannot be decoded.
+    pub fn decode(&self) -> Result<RgbImage> {
+        match &self.member {
+            None => decode::decode_file(&self.path),
+            Some(member) => decode::decode_named(&self.path, member.len, || member.read()),
+        }
+    }
+}
+
+/// Bytes of a tar archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    pub archive: Arc<Path>,
+    pub offset: u64,
+    pub len: u64,
+}
+
+impl Member {
+    /// Opens the archive anew: that costs little beside decoding, and a dataset may have more archives than a
+    /// process may have open files.
+    fn read(&self) -> io::Result<Vec<u8>> {
+        let mut archive = File::open(&self.archive)?;
+        archive.seek(SeekFrom::Start(self.offset))?;
+        let mut bytes = Vec::with_capacity(self.len as usize);
+        archive.take(self.len).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// What was found in a folder or in archives.
+pub(super) struct Scan {
+    pub root: PathBuf,
+    pub class_names: Vec<String>,
+    pub items: Vec<ScannedItem>,
+    pub problems: BTreeMap<PathBuf, String>,
+}
+
+/// Path, label and place of a picture.
+pub(super) type ScannedItem = (PathBuf, usize, Option<Member>);
 
 /// Pictures in one folder per class, the layout of Keras's `flow_from_directory`:
 ///
@@ -65,6 +117,8 @@ pub struct Item {
 /// pictures come first, then those of nested folders, by name. A picture is a file ending in .jpg, .jpeg,
 /// .png, .webp, .bmp, .gif, .tif or .tiff, in either case; names that start with a dot are left out, and so
 /// are pictures outside the class folders. Links are followed.
+///
+/// Or pictures in tar archives, which need not be unpacked: see [`open_tar`](Self::open_tar).
 ///
 /// Pictures are decoded by whoever reads them; those that cannot be are handled by the [`Policy`], and clones
 /// and splits share what was found out.
@@ -90,7 +144,8 @@ pub struct Item {
 pub struct DirectoryDataset {
     root: PathBuf,
     class_names: Vec<String>,
-    items: Vec<Item>,
+    /// Shared with clones: there may be millions.
+    items: Arc<Vec<Item>>,
     policy: Policy,
     /// The pictures found when it was opened, usable or not.
     found: usize,
@@ -105,7 +160,7 @@ impl DirectoryDataset {
     /// fewer than two class folders, or when one of them is without pictures.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref();
-        let dataset = Self::scan(root, None)?;
+        let dataset = Self::from_scan(Self::scan(root, None)?);
         for (name, count) in dataset.class_names.iter().zip(dataset.counts()) {
             if count == 0 {
                 return Err(dataset_error(
@@ -125,22 +180,93 @@ impl DirectoryDataset {
     /// As [`open`](Self::open); [`Error::Dataset`] for a class without a folder, [`Error::Option`] for fewer
     /// than two classes or the same one twice.
     pub fn open_with_classes<S: AsRef<str>>(root: impl AsRef<Path>, classes: &[S]) -> Result<Self> {
-        let classes: Vec<String> = classes
-            .iter()
-            .map(|name| name.as_ref().to_owned())
-            .collect();
-        let distinct: HashSet<_> = classes.iter().collect();
-        if classes.len() < 2 || distinct.len() < classes.len() {
-            return Err(Error::option(
-                "classes",
-                format!("{classes:?}"),
-                "two or more different names",
-            ));
-        }
-        Self::scan(root.as_ref(), Some(classes))
+        Self::scan(root.as_ref(), Some(check_classes(classes)?)).map(Self::from_scan)
     }
 
-    fn scan(root: &Path, wanted: Option<Vec<String>>) -> Result<Self> {
+    /// Opens uncompressed tar archives, together one dataset, in one of two layouts.
+    ///
+    /// Class folders, under folders that all pictures share or none; the dataset is that of the unpacked
+    /// folder:
+    ///
+    /// ```text
+    /// train/not_santa/1.jpg, train/santa/1.jpg, …
+    /// ```
+    ///
+    /// Or WebDataset's samples, as soon as there is a `.cls`: a picture and a member with its class number, of
+    /// one name up to the first dot, in the archives' order:
+    ///
+    /// ```text
+    /// 000.jpg, 000.cls ("0"), 001.jpg, 001.cls ("1"), …
+    /// ```
+    ///
+    /// Their class names are the lines of a member `classes.txt`, that of class 0 first; without it, the
+    /// numbers. Other members are left out. Links in archives are not followed but noted among the
+    /// [problems](Self::problems), and so are pictures without a class number.
+    ///
+    /// Headers are read now, pictures later, straight from the archives, which must stay as they are. A
+    /// picture takes about 150 bytes of memory until it is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when an archive cannot be read; [`Error::Dataset`] when it is compressed, no tar archive,
+    /// damaged or cut short, when a member's name points outside or is not UTF-8, when there are fewer than two
+    /// classes, or a class number without a picture or without a name; [`Error::Option`] for no archive.
+    ///
+    /// ```
+    /// use headstart::DirectoryDataset;
+    ///
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let archive = folder.path().join("train.tar");
+    /// let mut tar = tar::Builder::new(std::fs::File::create(&archive).unwrap());
+    /// for (name, content) in [("0.jpg", "…"), ("0.cls", "1"), ("1.jpg", "…"), ("1.cls", "0")] {
+    ///     let mut header = tar::Header::new_gnu();
+    ///     header.set_size(content.len() as u64);
+    ///     tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+    /// }
+    /// tar.finish().unwrap();
+    ///
+    /// let dataset = DirectoryDataset::open_tar(&[archive])?;
+    /// assert_eq!(dataset.class_names(), ["0", "1"]);
+    /// assert_eq!(dataset.items()[0].label, 1);
+    /// # Ok::<(), headstart::Error>(())
+    /// ```
+    pub fn open_tar<P: AsRef<Path>>(archives: &[P]) -> Result<Self> {
+        shards::scan(archives, None).map(Self::from_scan)
+    }
+
+    /// Opens tar archives, as [`open_tar`](Self::open_tar), with the classes, and their labels, of another
+    /// dataset. Class folders of other names are left out; WebDataset's class number 0 is the first name. A
+    /// class may be without pictures.
+    ///
+    /// # Errors
+    /// As [`open_tar`](Self::open_tar); [`Error::Option`] for fewer than two classes or the same one twice.
+    pub fn open_tar_with_classes<P: AsRef<Path>, S: AsRef<str>>(
+        archives: &[P],
+        classes: &[S],
+    ) -> Result<Self> {
+        shards::scan(archives, Some(check_classes(classes)?)).map(Self::from_scan)
+    }
+
+    fn from_scan(scan: Scan) -> Self {
+        let items: Vec<Item> = (0..)
+            .zip(scan.items)
+            .map(|(id, (path, label, member))| Item {
+                path,
+                label,
+                id,
+                member,
+            })
+            .collect();
+        Self {
+            root: scan.root,
+            class_names: scan.class_names,
+            found: items.len() + scan.problems.len(),
+            items: Arc::new(items),
+            policy: Policy::default(),
+            problems: Arc::new(Mutex::new(scan.problems)),
+        }
+    }
+
+    fn scan(root: &Path, wanted: Option<Vec<String>>) -> Result<Scan> {
         let metadata = std::fs::metadata(root).map_err(Error::io(root))?;
         if !metadata.is_dir() {
             return Err(dataset_error(root, "not a folder"));
@@ -205,27 +331,14 @@ impl DirectoryDataset {
         let mut items = Vec::new();
         for (label, class) in class_names.iter().enumerate() {
             let mut paths = pictures.remove(class).unwrap_or_default();
-            // As Keras walks: folder by folder, each one's files by name.
-            paths.sort_by(|a, b| {
-                let key = |path: &PathBuf| {
-                    let parent = path.parent().map(|p| p.as_os_str().to_owned());
-                    (parent, path.file_name().map(ToOwned::to_owned))
-                };
-                key(a).cmp(&key(b))
-            });
-            items.extend(paths.into_iter().map(|path| (path, label)));
+            paths.sort_by(|a, b| by_folder(a, b));
+            items.extend(paths.into_iter().map(|path| (path, label, None)));
         }
-        let items: Vec<Item> = (0..)
-            .zip(items)
-            .map(|(id, (path, label))| Item { path, label, id })
-            .collect();
-        Ok(Self {
+        Ok(Scan {
             root: root.to_owned(),
             class_names,
-            found: items.len() + problems.len(),
             items,
-            policy: Policy::default(),
-            problems: Arc::new(Mutex::new(problems)),
+            problems,
         })
     }
 
@@ -267,7 +380,7 @@ impl DirectoryDataset {
     /// The number of pictures of each class.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.class_names.len()];
-        for item in &self.items {
+        for item in self.items.iter() {
             counts[item.label] += 1;
         }
         counts
@@ -312,8 +425,7 @@ impl DirectoryDataset {
 
     /// Puts the pictures in a random order, once and for all; a loader that shuffles does so anew each epoch.
     pub fn shuffle(mut self, seed: u64) -> Self {
-        self.items
-            .shuffle(&mut stream(seed, Purpose::Shuffle, 0, 0));
+        Arc::make_mut(&mut self.items).shuffle(&mut stream(seed, Purpose::Shuffle, 0, 0));
         self
     }
 
@@ -376,7 +488,7 @@ impl DirectoryDataset {
 
     fn with_items(&self, items: Vec<Item>) -> Self {
         Self {
-            items,
+            items: Arc::new(items),
             ..self.clone()
         }
     }
@@ -387,7 +499,32 @@ impl DirectoryDataset {
     }
 }
 
-fn is_picture(path: &Path) -> bool {
+/// The names given for classes, if they can be.
+pub(super) fn check_classes<S: AsRef<str>>(classes: &[S]) -> Result<Vec<String>> {
+    let classes: Vec<String> = classes
+        .iter()
+        .map(|name| name.as_ref().to_owned())
+        .collect();
+    let distinct: HashSet<_> = classes.iter().collect();
+    if classes.len() < 2 || distinct.len() < classes.len() {
+        return Err(Error::option(
+            "classes",
+            format!("{classes:?}"),
+            "two or more different names",
+        ));
+    }
+    Ok(classes)
+}
+
+/// The order in which Keras walks: folder by folder, each one's files by name.
+pub(super) fn by_folder(a: &Path, b: &Path) -> Ordering {
+    fn key(path: &Path) -> (Option<&OsStr>, Option<&OsStr>) {
+        (path.parent().map(Path::as_os_str), path.file_name())
+    }
+    key(a).cmp(&key(b))
+}
+
+pub(super) fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     extension.is_some_and(|found| {
         EXTENSIONS
@@ -425,7 +562,11 @@ fn class_name(root: &Path, entry: &DirEntry) -> Result<String> {
         })
 }
 
-fn two_or_more(root: &Path, folders: Vec<String>, outside_classes: usize) -> Result<Vec<String>> {
+pub(super) fn two_or_more(
+    root: &Path,
+    folders: Vec<String>,
+    outside_classes: usize,
+) -> Result<Vec<String>> {
     let reason = match folders.as_slice() {
         [] if outside_classes > 0 => format!(
             "{outside_classes} pictures but no class folders: put the pictures in one folder per class"
@@ -437,7 +578,7 @@ fn two_or_more(root: &Path, folders: Vec<String>, outside_classes: usize) -> Res
     Err(dataset_error(root, reason))
 }
 
-fn dataset_error(root: &Path, reason: impl Into<String>) -> Error {
+pub(super) fn dataset_error(root: &Path, reason: impl Into<String>) -> Error {
     Error::Dataset {
         path: root.to_owned(),
         reason: reason.into(),

@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
-use image::{ImageBuffer, Rgb, Rgb32FImage, RgbImage};
+use image::{ImageBuffer, Rgb, RgbImage};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use crate::{
     Error, Preprocess, Result,
-    data::{Augmenter, DirectoryDataset, Item, Resize, augment::grey_levels, decode_file, resize},
+    data::{Augmenter, DirectoryDataset, Resize, ahead::Ahead, augment::grey_levels, resize},
     random::{Purpose, stream},
 };
 
@@ -24,9 +24,17 @@ pub struct Batch {
     pub ids: Vec<u64>,
 }
 
-/// Turns a dataset into batches: decodes, resizes and preprocesses on all cores.
+/// One picture of a batch: three planes.
+struct Example {
+    pixels: Vec<f32>,
+    label: u32,
+    id: u64,
+}
+
+/// Turns a dataset into batches: decodes, resizes, augments and preprocesses ahead of whoever takes them.
 ///
-/// A batch depends on the options and the epoch, never on the number of threads. Each usable picture comes
+/// Threads of the loader's own, one fewer than rayon has but one at least, work up to two batches ahead;
+/// whoever has to wait for a batch works along. A batch depends on the options and the epoch, never on the number of threads. Each usable picture comes
 /// exactly once an epoch; one that cannot be used makes its batch shorter.
 ///
 /// ```
@@ -145,24 +153,33 @@ impl Loader {
         self.dataset.len().div_ceil(self.batch_size.max(1))
     }
 
-    /// The batches of one epoch, each made when it is asked for.
+    /// The batches of one epoch. Work on them begins at once, and ends when the iterator is dropped.
     ///
     /// # Errors
     /// The items are errors: [`Error::Option`] for a batch size, height or width of 0 or a side over 32,768;
     /// under [`Policy::Fail`](crate::Policy::Fail), [`Error::Picture`] or [`Error::Io`] for a picture that
     /// cannot be used.
-    pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> {
+    pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> + use<> {
         let invalid = self.check().err();
         let order = match invalid {
             Some(_) => Vec::new(),
             None => self.order(epoch),
         };
         let batch_size = self.batch_size.max(1);
-        let starts = (0..order.len()).step_by(batch_size);
-        let batches = starts.filter_map(move |start| {
-            let end = order.len().min(start + batch_size);
-            self.batch(&order[start..end], epoch).transpose()
+        let mut left = order.len().div_ceil(batch_size);
+        let loader = self.clone();
+        let mut examples = Ahead::new(
+            order.len(),
+            batch_size.saturating_mul(2),
+            (rayon::current_num_threads() - 1).max(1),
+            move |at| loader.example(order[at], epoch),
+        );
+        let loader = self.clone();
+        let batches = std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            Some(loader.batch(examples.by_ref().take(batch_size)))
         });
+        let batches = batches.filter_map(Result::transpose);
         invalid.into_iter().map(Err).chain(batches)
     }
 
@@ -190,41 +207,53 @@ impl Loader {
         order
     }
 
-    /// The batch of the pictures at these places; `None` when none of them can be used.
-    fn batch(&self, places: &[usize], epoch: u64) -> Result<Option<Batch>> {
-        let pictures: Vec<_> = places
-            .par_iter()
-            .map(|&place| self.picture(place))
-            .collect();
-        let mut usable: Vec<(&Item, Arc<RgbImage>)> = Vec::with_capacity(places.len());
-        for (&place, picture) in places.iter().zip(pictures) {
-            if let Some(picture) = picture? {
-                usable.push((&self.dataset.items()[place], picture));
+    /// The batch of these pictures; `None` when none of them can be used.
+    fn batch(
+        &self,
+        examples: impl Iterator<Item = Result<Option<Example>>>,
+    ) -> Result<Option<Batch>> {
+        // All are taken before an error is given back, so that the next batch begins where it should.
+        let examples: Vec<_> = examples.collect();
+        let mut pixels = Vec::with_capacity(examples.len() * 3 * self.height * self.width);
+        let (mut labels, mut ids) = (Vec::new(), Vec::new());
+        for example in examples {
+            if let Some(example) = example? {
+                pixels.extend(example.pixels);
+                labels.push(example.label);
+                ids.push(example.id);
             }
         }
-        if usable.is_empty() {
+        if ids.is_empty() {
             return Ok(None);
         }
-        let pictures: Vec<&RgbImage> = usable.iter().map(|(_, picture)| &**picture).collect();
-        let images = match &self.augment {
-            None => to_batch(&pictures, self.preprocess, &self.device)?,
-            Some((augmenter, seed)) => {
-                let augmented: Vec<Rgb32FImage> = usable
-                    .par_iter()
-                    .map(|(item, picture)| {
-                        let mut rng = stream(*seed, Purpose::Augment, epoch, item.id);
-                        let params = augmenter.sample(self.height, self.width, &mut rng);
-                        augmenter.apply(&grey_levels(picture), &params)
-                    })
-                    .collect();
-                let pictures: Vec<&Rgb32FImage> = augmented.iter().collect();
-                to_batch(&pictures, self.preprocess, &self.device)?
-            }
-        };
+        let shape = (ids.len(), 3, self.height, self.width);
         Ok(Some(Batch {
-            images,
-            labels: usable.iter().map(|(item, _)| item.label as u32).collect(),
-            ids: usable.iter().map(|(item, _)| item.id).collect(),
+            images: Tensor::from_vec(pixels, shape, &self.device)?,
+            labels,
+            ids,
+        }))
+    }
+
+    /// The picture at a place in the dataset, as a model takes it; `None` when it is skipped.
+    fn example(&self, place: usize, epoch: u64) -> Result<Option<Example>> {
+        let Some(picture) = self.picture(place)? else {
+            return Ok(None);
+        };
+        let item = &self.dataset.items()[place];
+        let mut pixels = vec![0.0; 3 * self.height * self.width];
+        match &self.augment {
+            None => write_planes(&picture, self.preprocess, &mut pixels),
+            Some((augmenter, seed)) => {
+                let mut rng = stream(*seed, Purpose::Augment, epoch, item.id);
+                let params = augmenter.sample(self.height, self.width, &mut rng);
+                let augmented = augmenter.apply(&grey_levels(&picture), &params);
+                write_planes(&augmented, self.preprocess, &mut pixels);
+            }
+        }
+        Ok(Some(Example {
+            pixels,
+            label: item.label as u32,
+            id: item.id,
         }))
     }
 
@@ -234,13 +263,14 @@ impl Loader {
         if let Some(picture) = slot.and_then(OnceLock::get) {
             return Ok(Some(picture.clone()));
         }
-        let path = &self.dataset.items()[place].path;
+        let item = &self.dataset.items()[place];
+        let path = &item.path;
         let decoded = match self.dataset.problem_with(path) {
             Some(reason) => Err(Error::Picture {
                 path: path.clone(),
                 reason,
             }),
-            None => decode_file(path),
+            None => item.decode(),
         };
         let picture = match decoded {
             Ok(picture) => resize(&picture, self.height as u32, self.width as u32, self.resize),
@@ -323,6 +353,8 @@ fn write_planes<S>(
 
 #[cfg(test)]
 mod tests {
+    use image::Rgb32FImage;
+
     use super::*;
 
     #[test]

@@ -1,10 +1,12 @@
 //! Pictures on disk → batches.
 
+mod ahead;
 mod augment;
 mod decode;
 mod directory;
 mod loader;
 mod preprocess;
+mod shards;
 
 pub use augment::{AugmentParams, Augmenter, FillMode};
 pub use decode::{Resize, decode_bytes, decode_file, resize, to_rgb};
