@@ -27,11 +27,11 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Trains a VGG base from nothing and saves its convolutions.
 #[derive(Parser)]
 struct Options {
-    /// Tar of labelled pictures to train on: CLASS/PICTURE.
-    #[arg(long, value_name = "TAR")]
+    /// Labelled pictures to train on: a folder of class folders, or a tar of them, which is read in place.
+    #[arg(long, value_name = "DIR|TAR")]
     train: PathBuf,
-    /// Tar of labelled pictures to validate on, of the same classes.
-    #[arg(long, value_name = "TAR")]
+    /// Labelled pictures of the same classes to validate on.
+    #[arg(long, value_name = "DIR|TAR")]
     validation: PathBuf,
     /// Weights of a VGG16 base that teaches: a safetensors file with Keras's (caffe) weights.
     #[arg(long, value_name = "FILE")]
@@ -90,18 +90,40 @@ fn main() -> Result<()> {
     let checkpoint = options.out.join("checkpoint.safetensors");
     let classes = train.classes().len();
     let student = Student::new(options.arch, options.size, classes, options.seed, &device)?;
-    let first = if checkpoint.exists() { student.restore(&checkpoint, &device)? } else { 0 };
+    let first = if checkpoint.exists() {
+        student.restore(&checkpoint, &device)?
+    } else {
+        0
+    };
     let mut optimizer = AdamW::new(
         student.variables(),
-        ParamsAdamW { weight_decay: options.weight_decay, ..ParamsAdamW::default() },
+        ParamsAdamW {
+            weight_decay: options.weight_decay,
+            ..ParamsAdamW::default()
+        },
     )?;
     let mut log = Log::open(&options, first)?;
-    let last = options.stop_after.map_or(options.epochs, |count| options.epochs.min(first + count));
+    let last = options
+        .stop_after
+        .map_or(options.epochs, |count| options.epochs.min(first + count));
     for epoch in first..last {
         let start = Instant::now();
-        let trained = train_epoch(&options, epoch, &student, &mut optimizer, &train, &teacher, &device)?;
+        let trained = train_epoch(
+            &options,
+            epoch,
+            &student,
+            &mut optimizer,
+            &train,
+            &teacher,
+            &device,
+        )?;
         let validated = validate(&options, &student, &validation, &device)?;
-        log.add(epoch + 1, &trained, &validated, start.elapsed().as_secs_f64())?;
+        log.add(
+            epoch + 1,
+            &trained,
+            &validated,
+            start.elapsed().as_secs_f64(),
+        )?;
         student.save(&checkpoint, epoch + 1)?;
     }
     if last == options.epochs {
@@ -149,11 +171,18 @@ fn train_epoch(
         optimizer.set_learning_rate(options.lr * schedule(progress));
         let (logits, features) = student.forward(&batch.tensor(device)?)?;
         let labels = label_loss(&logits, &batch, options.label_smoothing, device)?;
-        let taught = (features - teacher.targets(&batch, device)?)?.sqr()?.mean_all()?;
+        let taught = (features - teacher.targets(&batch, device)?)?
+            .sqr()?
+            .mean_all()?;
         let loss = (&labels + (&taught * options.distill)?)?;
         let value = loss.to_scalar::<f32>()?;
         if !value.is_finite() {
-            return Err(format!("epoch {}, step {}: the loss is {value}", epoch + 1, step + 1).into());
+            return Err(format!(
+                "epoch {}, step {}: the loss is {value}",
+                epoch + 1,
+                step + 1
+            )
+            .into());
         }
         optimizer.step(&loss.backward()?)?;
         let right = right(&logits, &batch, device)?;
@@ -189,7 +218,12 @@ fn validate(
         let batch = batch?;
         let logits = folded.logits(&batch.tensor(device)?)?;
         let labels = label_loss(&logits, &batch, 0.0, device)?.to_scalar::<f32>()?;
-        means.add(batch.labels.len(), f64::from(labels), 0.0, right(&logits, &batch, device)?);
+        means.add(
+            batch.labels.len(),
+            f64::from(labels),
+            0.0,
+            right(&logits, &batch, device)?,
+        );
     }
     Ok(means)
 }
@@ -217,7 +251,10 @@ fn label_loss(logits: &Tensor, batch: &Batch, smoothing: f64, device: &Device) -
 /// How many pictures of the batch got their own class.
 fn right(logits: &Tensor, batch: &Batch, device: &Device) -> Result<f64> {
     let labels = Tensor::new(batch.labels.as_slice(), device)?;
-    let right = logits.argmax(D::Minus1)?.eq(&labels)?.to_dtype(DType::F32)?;
+    let right = logits
+        .argmax(D::Minus1)?
+        .eq(&labels)?
+        .to_dtype(DType::F32)?;
     Ok(f64::from(right.sum_all()?.to_scalar::<f32>()?))
 }
 
@@ -234,12 +271,21 @@ impl Log {
             .truncate(first == 0)
             .open(&path)?;
         if first == 0 {
-            writeln!(file, "epoch,label_loss,teacher_loss,accuracy,val_loss,val_accuracy,seconds")?;
+            writeln!(
+                file,
+                "epoch,label_loss,teacher_loss,accuracy,val_loss,val_accuracy,seconds"
+            )?;
         }
         Ok(Self(file))
     }
 
-    fn add(&mut self, epoch: usize, trained: &Means, validated: &Means, seconds: f64) -> Result<()> {
+    fn add(
+        &mut self,
+        epoch: usize,
+        trained: &Means,
+        validated: &Means,
+        seconds: f64,
+    ) -> Result<()> {
         let line = format!(
             "{epoch},{:.4},{:.4},{:.4},{:.4},{:.4},{seconds:.1}",
             trained.labels / trained.pictures,

@@ -1,14 +1,11 @@
-//! A tar of labelled pictures, read a batch at a time.
+//! Labelled pictures, in class folders or a tar of them, read a batch at a time.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use candle_core::{Device, Tensor};
-use headstart::data::{decode_bytes, resize};
-use headstart::{Augmenter, Preprocess, Resize};
+use headstart::data::resize;
+use headstart::{Augmenter, DirectoryDataset, Preprocess, Resize};
 use image::{Rgb32FImage, RgbImage};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -19,27 +16,16 @@ use crate::Result;
 /// Batches that are ready before they are asked for.
 const AHEAD: usize = 4;
 
-/// Where each picture of a tar stands, and its class.
+/// A dataset whose batches say which pictures were mirrored, as the loader's do not.
 #[derive(Clone)]
-pub(crate) struct Pictures {
-    path: PathBuf,
-    classes: Vec<String>,
-    items: Vec<Item>,
-}
-
-#[derive(Clone, Copy)]
-struct Item {
-    offset: u64,
-    length: u64,
-    label: u32,
-}
+pub(crate) struct Pictures(DirectoryDataset);
 
 /// Some pictures, preprocessed.
 pub(crate) struct Batch {
     values: Vec<f32>,
     size: usize,
     pub(crate) labels: Vec<u32>,
-    /// Their places in the tar.
+    /// Their places in the dataset.
     pub(crate) places: Vec<u32>,
     /// Which are mirrored.
     pub(crate) mirrored: Vec<bool>,
@@ -54,48 +40,35 @@ impl Batch {
 }
 
 impl Pictures {
-    /// Reads the headers of a tar of CLASS/PICTURE.
+    /// Opens a folder of class folders, or a tar of them.
     pub(crate) fn open(path: &Path, classes: Option<&[String]>) -> Result<Self> {
-        let mut archive = tar::Archive::new(File::open(path).map_err(|e| format!("{}: {e}", path.display()))?);
-        let mut found = Vec::new();
-        for entry in archive.entries_with_seek()? {
-            let entry = entry?;
-            let name = entry.path()?.into_owned();
-            let class = name.parent().and_then(Path::file_name).and_then(|class| class.to_str());
-            if let (true, Some(class)) = (entry.header().entry_type().is_file(), class) {
-                found.push((class.to_owned(), entry.raw_file_position(), entry.size()));
-            }
-        }
-        let classes = classes.map_or_else(
-            || {
-                let names: BTreeSet<_> = found.iter().map(|(class, ..)| class.clone()).collect();
-                names.into_iter().collect()
-            },
-            <[String]>::to_vec,
-        );
-        let items = found
-            .into_iter()
-            .map(|(class, offset, length)| {
-                let label = classes.binary_search(&class);
-                let label = label.map_err(|_| format!("{}: unknown class {class}", path.display()))?;
-                Ok(Item { offset, length, label: label as u32 })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Self { path: path.to_owned(), classes, items })
+        let dataset = match (path.is_dir(), classes) {
+            (true, None) => DirectoryDataset::open(path)?,
+            (true, Some(classes)) => DirectoryDataset::open_with_classes(path, classes)?,
+            (false, None) => DirectoryDataset::open_tar(&[path])?,
+            (false, Some(classes)) => DirectoryDataset::open_tar_with_classes(&[path], classes)?,
+        };
+        Ok(Self(dataset))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.items.len()
+        self.0.len()
     }
 
     /// Sorted names.
     pub(crate) fn classes(&self) -> &[String] {
-        &self.classes
+        self.0.class_names()
     }
 
     /// Batches in a fresh order, each picture augmented afresh: both fixed by seed and epoch.
-    pub(crate) fn augmented(&self, size: usize, batch_size: usize, seed: u64, epoch: u64) -> Batches {
-        let mut order: Vec<u32> = (0..self.items.len() as u32).collect();
+    pub(crate) fn augmented(
+        &self,
+        size: usize,
+        batch_size: usize,
+        seed: u64,
+        epoch: u64,
+    ) -> Batches {
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (epoch << 32));
         order.shuffle(&mut rng);
         let augmenter = Augmenter::new()
@@ -114,9 +87,9 @@ impl Pictures {
         reader.batches(order, batch_size)
     }
 
-    /// Batches in the tar's order, as they are.
+    /// Batches in the dataset's order, as they are.
     pub(crate) fn plain(&self, size: usize, batch_size: usize) -> Batches {
-        self.range(0..self.items.len() as u32, size, Preprocess::Torch, batch_size)
+        self.range(0..self.len() as u32, size, Preprocess::Torch, batch_size)
     }
 
     /// Some of them.
@@ -127,7 +100,12 @@ impl Pictures {
         preprocess: Preprocess,
         batch_size: usize,
     ) -> Batches {
-        let reader = Reader { pictures: self.clone(), size, preprocess, augment: None };
+        let reader = Reader {
+            pictures: self.clone(),
+            size,
+            preprocess,
+            augment: None,
+        };
         reader.batches(places.collect(), batch_size)
     }
 }
@@ -155,12 +133,8 @@ impl Reader {
     fn batches(mut self, order: Vec<u32>, batch_size: usize) -> Batches {
         let (sender, receiver) = sync_channel(AHEAD);
         std::thread::spawn(move || {
-            let mut file = File::open(&self.pictures.path);
             for places in order.chunks(batch_size) {
-                let batch = match &mut file {
-                    Ok(file) => self.batch(file, places).map_err(|e| e.to_string()),
-                    Err(error) => Err(format!("{}: {error}", self.pictures.path.display())),
-                };
+                let batch = self.batch(places).map_err(|error| error.to_string());
                 // An error to send means that nobody listens any more.
                 if sender.send(batch).is_err() {
                     return;
@@ -170,7 +144,7 @@ impl Reader {
         Batches(receiver)
     }
 
-    fn batch(&mut self, file: &mut File, places: &[u32]) -> Result<Batch> {
+    fn batch(&mut self, places: &[u32]) -> Result<Batch> {
         let plane = self.size * self.size;
         let mut batch = Batch {
             values: vec![0.0; places.len() * 3 * plane],
@@ -180,12 +154,9 @@ impl Reader {
             mirrored: Vec::new(),
         };
         for (place, planes) in places.iter().zip(batch.values.chunks_exact_mut(3 * plane)) {
-            let item = self.pictures.items[*place as usize];
-            let mut bytes = vec![0; item.length as usize];
-            file.seek(SeekFrom::Start(item.offset))?;
-            file.read_exact(&mut bytes)?;
+            let item = &self.pictures.0.items()[*place as usize];
             let side = self.size as u32;
-            let mut levels = levels(&resize(&decode_bytes(&bytes)?, side, side, Resize::Bilinear));
+            let mut levels = levels(&resize(&item.decode()?, side, side, Resize::Bilinear));
             let mut mirrored = false;
             if let Some((augmenter, rng)) = &mut self.augment {
                 let params = augmenter.sample(self.size, self.size, rng);
@@ -199,7 +170,7 @@ impl Reader {
                     planes[c * plane + index] = value;
                 }
             }
-            batch.labels.push(item.label);
+            batch.labels.push(item.label as u32);
             batch.mirrored.push(mirrored);
         }
         Ok(batch)

@@ -45,7 +45,13 @@ pub(crate) struct Folded<'a> {
 }
 
 impl Student {
-    pub(crate) fn new(vgg: Vgg, size: usize, classes: usize, seed: u64, device: &Device) -> Result<Self> {
+    pub(crate) fn new(
+        vgg: Vgg,
+        size: usize,
+        classes: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
         let base = ConvBase::new(vgg, Weights::Random { seed }, device)?.frozen();
         let mut layers = Vec::new();
         for pair in headstart::model::Backbone::tensors(&base).chunks_exact(2) {
@@ -77,12 +83,27 @@ impl Student {
 
     /// Logits (N, classes) and what the teacher would say (N, 512, h, w), with a graph.
     pub(crate) fn forward(&self, images: &Tensor) -> Result<(Tensor, Tensor)> {
-        let parameters = self.layers.iter().map(Normalised::fold).collect::<Result<Vec<_>>>()?;
-        let features = self.base.clone().with_parameters(&parameters)?.forward(images)?;
+        let parameters = self
+            .layers
+            .iter()
+            .map(Normalised::fold)
+            .collect::<Result<Vec<_>>>()?;
+        let features = self
+            .base
+            .clone()
+            .with_parameters(&parameters)?
+            .forward(images)?;
         let (n, channels, h, w) = features.dims4()?;
         let places = features.reshape((n, channels, h * w))?;
-        let taught = self.taught.0.broadcast_left(n)?.contiguous()?.matmul(&places)?;
-        let taught = taught.broadcast_add(&self.taught.1)?.reshape((n, TAUGHT, h, w))?;
+        let taught = self
+            .taught
+            .0
+            .broadcast_left(n)?
+            .contiguous()?
+            .matmul(&places)?;
+        let taught = taught
+            .broadcast_add(&self.taught.1)?
+            .reshape((n, TAUGHT, h, w))?;
         Ok((self.logits(&features)?, taught))
     }
 
@@ -93,7 +114,10 @@ impl Student {
 
     /// For use: the weights are worked out once.
     pub(crate) fn folded(&self) -> Result<Folded<'_>> {
-        Ok(Folded { base: self.base()?, student: self })
+        Ok(Folded {
+            base: self.base()?,
+            student: self,
+        })
     }
 
     /// The plain base.
@@ -107,7 +131,10 @@ impl Student {
     }
 
     pub(crate) fn variables(&self) -> Vec<Var> {
-        self.named().into_iter().map(|(_, var)| var.clone()).collect()
+        self.named()
+            .into_iter()
+            .map(|(_, var)| var.clone())
+            .collect()
     }
 
     fn named(&self) -> Vec<(String, &Var)> {
@@ -130,7 +157,10 @@ impl Student {
         for (name, var) in self.named() {
             tensors.insert(name, var.as_detached_tensor());
         }
-        tensors.insert("epochs".into(), Tensor::new(&[epochs as u32], &Device::Cpu)?);
+        tensors.insert(
+            "epochs".into(),
+            Tensor::new(&[epochs as u32], &Device::Cpu)?,
+        );
         let unfinished = path.with_extension("unfinished");
         candle_core::safetensors::save(&tensors, &unfinished)?;
         std::fs::rename(&unfinished, path)?;
@@ -144,7 +174,9 @@ impl Student {
             let missing = || format!("{}: no {name}", path.display());
             var.set(&tensors.remove(&name).ok_or_else(missing)?)?;
         }
-        let epochs = tensors.remove("epochs").ok_or("a checkpoint without its epoch")?;
+        let epochs = tensors
+            .remove("epochs")
+            .ok_or("a checkpoint without its epoch")?;
         Ok(epochs.to_vec1::<u32>()?[0] as usize)
     }
 }
@@ -152,8 +184,9 @@ impl Student {
 /// A dense layer's first weights (out, in): Glorot & Bengio 2010, eq. 16.
 fn uniform(outputs: usize, inputs: usize, rng: &mut ChaCha8Rng, device: &Device) -> Result<Var> {
     let limit = (6.0 / (inputs + outputs) as f32).sqrt();
-    let values: Vec<f32> =
-        (0..inputs * outputs).map(|_| limit * (2.0 * rng.random::<f32>() - 1.0)).collect();
+    let values: Vec<f32> = (0..inputs * outputs)
+        .map(|_| limit * (2.0 * rng.random::<f32>() - 1.0))
+        .collect();
     Ok(Var::from_vec(values, (outputs, inputs), device)?)
 }
 
@@ -168,7 +201,9 @@ impl Normalised {
         let variance = centred.sqr()?.mean_keepdim(1)?;
         let scale = (((variance * fan_in as f64)? + 1e-4)?.sqrt()?.recip()? * gain)?;
         let scale = scale.broadcast_mul(&self.gain.reshape((out, 1))?)?;
-        let weight = centred.broadcast_mul(&scale)?.reshape((out, inputs, 3, 3))?;
+        let weight = centred
+            .broadcast_mul(&scale)?
+            .reshape((out, inputs, 3, 3))?;
         Ok((weight, self.bias.as_tensor().clone()))
     }
 }

@@ -25,7 +25,10 @@ impl Teacher {
         let mut base = None;
         let mut shards = Vec::new();
         for (index, first) in (0..train.len()).step_by(SHARD).enumerate() {
-            let file = options.out.join(format!("targets-{}-{index:03}.safetensors", options.teacher_size));
+            let file = options.out.join(format!(
+                "targets-{}-{index:03}.safetensors",
+                options.teacher_size
+            ));
             if !file.exists() {
                 let base = match &base {
                     Some(base) => base,
@@ -40,20 +43,35 @@ impl Teacher {
                 let unfinished = file.with_extension("unfinished");
                 candle_core::safetensors::save(&[("features", features)].into(), &unfinished)?;
                 std::fs::rename(&unfinished, &file)?;
-                println!("teacher: {} of {} pictures", (first + SHARD).min(train.len()), train.len());
+                println!(
+                    "teacher: {} of {} pictures",
+                    (first + SHARD).min(train.len()),
+                    train.len()
+                );
             }
             let mut shard = candle_core::safetensors::load(&file, &Device::Cpu)?;
-            shards.push(shard.remove("features").ok_or("a file of targets without features")?);
+            shards.push(
+                shard
+                    .remove("features")
+                    .ok_or("a file of targets without features")?,
+            );
         }
         let features = Tensor::cat(&shards, 0)?;
         let (mean, deviation) = statistics(&shards)?;
-        Ok(Self { features, mean: mean.to_device(device)?, deviation: deviation.to_device(device)? })
+        Ok(Self {
+            features,
+            mean: mean.to_device(device)?,
+            deviation: deviation.to_device(device)?,
+        })
     }
 
     /// The targets (N, 512, 2, 2) of a batch; a mirrored picture's are mirrored.
     pub(crate) fn targets(&self, batch: &Batch, device: &Device) -> Result<Tensor> {
         let places = Tensor::new(batch.places.as_slice(), &Device::Cpu)?;
-        let rows = self.features.index_select(&places, 0)?.to_dtype(DType::F32)?;
+        let rows = self
+            .features
+            .index_select(&places, 0)?
+            .to_dtype(DType::F32)?;
         let mut values: Vec<Vec<f32>> = rows.to_vec2()?;
         for (row, mirrored) in values.iter_mut().zip(&batch.mirrored) {
             if *mirrored {
@@ -63,7 +81,9 @@ impl Teacher {
             }
         }
         let targets = Tensor::new(values, device)?.reshape((batch.places.len(), (), 2, 2))?;
-        Ok(targets.broadcast_sub(&self.mean)?.broadcast_div(&self.deviation)?)
+        Ok(targets
+            .broadcast_sub(&self.mean)?
+            .broadcast_div(&self.deviation)?)
     }
 }
 
@@ -86,7 +106,11 @@ fn see(
 
 /// Mean and deviation of every channel.
 fn statistics(shards: &[Tensor]) -> Result<(Tensor, Tensor)> {
-    let (mut sum, mut squares, mut count) = (Tensor::zeros(512, DType::F32, &Device::Cpu)?, Tensor::zeros(512, DType::F32, &Device::Cpu)?, 0.0);
+    let (mut sum, mut squares, mut count) = (
+        Tensor::zeros(512, DType::F32, &Device::Cpu)?,
+        Tensor::zeros(512, DType::F32, &Device::Cpu)?,
+        0.0,
+    );
     for shard in shards {
         let values = shard.to_dtype(DType::F32)?.reshape(((), 512, 4))?;
         sum = (sum + values.sum((0, 2))?)?;
@@ -95,5 +119,8 @@ fn statistics(shards: &[Tensor]) -> Result<(Tensor, Tensor)> {
     }
     let mean = (sum / count)?;
     let deviation = (((squares / count)? - mean.sqr()?)? + 1e-3)?.sqrt()?;
-    Ok((mean.reshape((1, 512, 1, 1))?, deviation.reshape((1, 512, 1, 1))?))
+    Ok((
+        mean.reshape((1, 512, 1, 1))?,
+        deviation.reshape((1, 512, 1, 1))?,
+    ))
 }

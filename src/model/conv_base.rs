@@ -205,7 +205,10 @@ impl ConvBase {
         for (convolution, (weight, bias)) in self.convolutions.iter_mut().zip(parameters) {
             let layer = &convolution.layer;
             let wanted = [layer.out_channels, layer.in_channels, 3, 3];
-            for (kind, tensor, wanted) in [("weight", weight, &wanted[..]), ("bias", bias, &wanted[..1])] {
+            for (kind, tensor, wanted) in [
+                ("weight", weight, &wanted[..]),
+                ("bias", bias, &wanted[..1]),
+            ] {
                 if tensor.dims() != wanted {
                     return Err(Error::Shape {
                         what: format!("{}.{kind}", layer.name),
@@ -237,7 +240,10 @@ impl ConvBase {
         let preprocess = preprocess.map_err(Error::io(path))?;
         let metadata = [
             ("architecture", self.vgg.name()),
-            ("preprocess", preprocess.as_str().unwrap_or_default().to_owned()),
+            (
+                "preprocess",
+                preprocess.as_str().unwrap_or_default().to_owned(),
+            ),
         ]
         .into_iter()
         .chain(notes.iter().map(|(key, note)| (*key, (*note).to_owned())))

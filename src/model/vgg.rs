@@ -180,7 +180,8 @@ impl std::str::FromStr for Vgg {
             .map(|vgg| vgg.width(width))
             .filter(|vgg| vgg.check().is_ok())
             .ok_or_else(|| {
-                let allowed = "vgg11, vgg13, vgg16 or vgg19, and a width if it is not 1: vgg19-0.25";
+                let allowed =
+                    "vgg11, vgg13, vgg16 or vgg19, and a width if it is not 1: vgg19-0.25";
                 Error::option("arch", name, allowed)
             })
     }
