@@ -1,22 +1,25 @@
-//! The base that learns, with standardised weights.
+//! The base that learns, in a form that learns well and folds into plain convolutions.
 //!
-//! Each filter v is used as w = gain · c · (v − mean v) / √(9·in · var v), with c = √(2 / (1 − 1/π)): of inputs that
-//! are ReLUs of standard normals it makes outputs of variance gain² (Brock et al. 2021, "Characterizing signal
-//! propagation to close the performance gap in unnormalized ResNets", section 4.1). So no layer's output grows or
-//! dies, whatever the depth, and the result is a plain convolution: nothing is left of it in the saved base.
+//! A filter v is used as w = gain · (v − mean v) / √(9·in · var v) + shortcut · identity: standardised (Brock et al.
+//! 2021, "Characterizing signal propagation to close the performance gap in unnormalized ResNets", section 4.1), and
+//! where a layer has as many outputs as inputs with what a residual network has as a shortcut (Zagoruyko & Komodakis
+//! 2017, "DiracNets"; Ding et al. 2021, "RepVGG"). The first gains, shortcuts and biases are such that every channel
+//! of every layer has mean 0 and deviation 1 before its ReLU on a first batch (Mishkin & Matas 2016, "All you need is
+//! a good init"). Nothing of it is left in the saved base.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use headstart::{ConvBase, Vgg, Weights};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use crate::Result;
 
 /// Channels of the teacher's features.
 const TAUGHT: usize = 512;
+
+/// Deviation of the first filters.
+const FILTER_DEVIATION: f64 = 0.2;
 
 /// A base and two outputs on its features: classes, and what the teacher sees.
 pub(crate) struct Student {
@@ -34,9 +37,15 @@ struct Normalised {
     filters: Var,
     /// (out)
     gain: Var,
+    /// (out), and the weights (out, in, 3, 3) that pass the input on
+    shortcut: Option<(Var, Tensor)>,
     /// (out)
     bias: Var,
+    pool: bool,
 }
+
+/// The deviation of a layer's filters' part beside its shortcut's, at first.
+const FIRST_GAIN: f64 = 1.0;
 
 /// A student whose weights are fixed for a while.
 pub(crate) struct Folded<'a> {
@@ -54,31 +63,68 @@ impl Student {
     ) -> Result<Self> {
         let base = ConvBase::new(vgg, Weights::Random { seed }, device)?.frozen();
         let mut layers = Vec::new();
-        for pair in headstart::model::Backbone::tensors(&base).chunks_exact(2) {
+        let last_of_block = vgg.convolutions().into_iter().scan(0, |end, count| {
+            *end += count;
+            Some(*end)
+        });
+        let pools: Vec<usize> = last_of_block.collect();
+        let tensors = headstart::model::Backbone::tensors(&base);
+        for (index, pair) in tensors.chunks_exact(2).enumerate() {
             let (weight, bias) = (&pair[0].1, &pair[1].1);
-            // Of deviation 1: what Adam's steps are measured against is the same in every layer.
+            // Their scale changes nothing but how far a step of Adam turns them: as far in every layer.
             let fan_in = (weight.elem_count() / weight.dim(0)?) as f64;
+            let scale = FILTER_DEVIATION * (fan_in / 2.0).sqrt();
             layers.push(Normalised {
-                filters: Var::from_tensor(&(weight * (fan_in / 2.0).sqrt())?)?,
-                gain: Var::ones(bias.dims(), DType::F32, device)?,
+                filters: Var::from_tensor(&(weight * scale)?)?,
+                gain: Var::from_tensor(&bias.ones_like()?.affine(FIRST_GAIN, 0.0)?)?,
+                shortcut: match identity(weight)? {
+                    Some(identity) => Some((Var::from_tensor(&bias.ones_like()?)?, identity)),
+                    None => None,
+                },
                 bias: Var::from_tensor(bias)?,
+                pool: pools.contains(&(index + 1)),
             });
         }
         let channels = vgg.channels()[4];
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let features = channels * (size / 32) * (size / 32);
         Ok(Self {
             base,
             layers,
             classes: (
-                uniform(classes, features, &mut rng, device)?,
+                Var::zeros((classes, features), DType::F32, device)?,
                 Var::zeros(classes, DType::F32, device)?,
             ),
             taught: (
-                uniform(TAUGHT, channels, &mut rng, device)?,
+                Var::zeros((TAUGHT, channels), DType::F32, device)?,
                 Var::zeros((TAUGHT, 1), DType::F32, device)?,
             ),
         })
+    }
+
+    /// Gives every channel mean 0 and deviation 1 before its ReLU on these images.
+    pub(crate) fn settle(&self, images: &Tensor) -> Result<()> {
+        let mut x = images.clone();
+        for layer in &self.layers {
+            let (weight, _) = layer.fold()?;
+            let sums = x.conv2d(&weight.detach(), 1, 1, 1, 1)?;
+            let channels = sums.transpose(0, 1)?.flatten_from(1)?;
+            let mean = channels.mean_keepdim(1)?;
+            let centred = channels.broadcast_sub(&mean)?;
+            let deviation = (centred.sqr()?.mean(1)? + 1e-6)?.sqrt()?;
+            layer.gain.set(&(layer.gain.as_detached_tensor() / &deviation)?)?;
+            if let Some((shortcut, _)) = &layer.shortcut {
+                shortcut.set(&(shortcut.as_detached_tensor() / &deviation)?)?;
+            }
+            let bias = (mean.squeeze(1)?.neg()? / &deviation)?;
+            layer.bias.set(&bias)?;
+            let (weight, bias) = layer.fold()?;
+            let sums = x.conv2d(&weight.detach(), 1, 1, 1, 1)?;
+            x = sums.broadcast_add(&bias.detach().reshape((1, (), 1, 1))?)?.relu()?;
+            if layer.pool {
+                x = x.max_pool2d(2)?;
+            }
+        }
+        Ok(())
     }
 
     /// Logits (N, classes) and what the teacher would say (N, 512, h, w), with a graph.
@@ -142,6 +188,9 @@ impl Student {
         for (index, layer) in self.layers.iter().enumerate() {
             named.push((format!("{index}.filters"), &layer.filters));
             named.push((format!("{index}.gain"), &layer.gain));
+            if let Some((shortcut, _)) = &layer.shortcut {
+                named.push((format!("{index}.shortcut"), shortcut));
+            }
             named.push((format!("{index}.bias"), &layer.bias));
         }
         for (name, (weight, bias)) in [("classes", &self.classes), ("taught", &self.taught)] {
@@ -181,25 +230,27 @@ impl Student {
     }
 }
 
-/// A dense layer's first weights (out, in): Glorot & Bengio 2010, eq. 16.
-fn uniform(outputs: usize, inputs: usize, rng: &mut ChaCha8Rng, device: &Device) -> Result<Var> {
-    let limit = (6.0 / (inputs + outputs) as f32).sqrt();
-    let values: Vec<f32> = (0..inputs * outputs)
-        .map(|_| limit * (2.0 * rng.random::<f32>() - 1.0))
-        .collect();
-    Ok(Var::from_vec(values, (outputs, inputs), device)?)
+/// The weights that pass their input on, for a convolution of as many outputs as inputs.
+fn identity(weight: &Tensor) -> Result<Option<Tensor>> {
+    let (outputs, inputs, ..) = weight.dims4()?;
+    if outputs != inputs {
+        return Ok(None);
+    }
+    let centre = Tensor::new(&[0f32, 0., 0., 0., 1., 0., 0., 0., 0.], weight.device())?;
+    let diagonal = Tensor::eye(outputs, DType::F32, weight.device())?.unsqueeze(2)?;
+    let taps = diagonal.broadcast_mul(&centre)?;
+    Ok(Some(taps.reshape(weight.shape())?))
 }
 
 impl Normalised {
     /// Weights (out, in, 3, 3) and bias (out) of the plain convolution.
     fn fold(&self) -> Result<(Tensor, Tensor)> {
-        let gain = (2.0 / (1.0 - std::f64::consts::FRAC_1_PI)).sqrt();
         let (out, inputs, ..) = self.filters.dims4()?;
         let fan_in = inputs * 9;
         let filters = self.filters.reshape((out, fan_in))?;
         let centred = filters.broadcast_sub(&filters.mean_keepdim(1)?)?;
         let variance = centred.sqr()?.mean_keepdim(1)?;
-        let scale = (((variance * fan_in as f64)? + 1e-4)?.sqrt()?.recip()? * gain)?;
+        let scale = ((variance * fan_in as f64)? + 1e-4)?.sqrt()?.recip()?;
         let scale = scale.broadcast_mul(&self.gain.reshape((out, 1))?)?;
         let weight = centred
             .broadcast_mul(&scale)?

@@ -10,11 +10,11 @@ use crate::{Options, Result};
 /// Pictures per file of targets: what an interrupted run does again at most.
 const SHARD: usize = 5000;
 
-/// Features of every training picture.
+/// Features of every training picture. Their roots are what is taught: a few large values would outweigh all else.
 pub(crate) struct Teacher {
     /// (pictures, 512·2·2), f16
     features: Tensor,
-    /// (1, 512, 1, 1): every channel has mean 0 and deviation 1 over the pictures after these.
+    /// (1, 512, 1, 1): after these, the roots of every channel have mean 0 and deviation 1 over the pictures.
     mean: Tensor,
     deviation: Tensor,
 }
@@ -71,7 +71,8 @@ impl Teacher {
         let rows = self
             .features
             .index_select(&places, 0)?
-            .to_dtype(DType::F32)?;
+            .to_dtype(DType::F32)?
+            .sqrt()?;
         let mut values: Vec<Vec<f32>> = rows.to_vec2()?;
         for (row, mirrored) in values.iter_mut().zip(&batch.mirrored) {
             if *mirrored {
@@ -112,7 +113,7 @@ fn statistics(shards: &[Tensor]) -> Result<(Tensor, Tensor)> {
         0.0,
     );
     for shard in shards {
-        let values = shard.to_dtype(DType::F32)?.reshape(((), 512, 4))?;
+        let values = shard.to_dtype(DType::F32)?.sqrt()?.reshape(((), 512, 4))?;
         sum = (sum + values.sum((0, 2))?)?;
         squares = (squares + values.sqr()?.sum((0, 2))?)?;
         count += (values.elem_count() / 512) as f64;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use clap::ValueEnum;
+use headstart::model::Backbone;
 use headstart::{
     Augmenter, Block, Classifier, ConvBase, DirectoryDataset, Evaluation, Head, History,
     Preprocess, Resize, RmsProp, Trainer, Vgg, Weights,
@@ -12,21 +13,27 @@ use headstart::{
 /// What a training run takes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Folder with `train`, `validation` and `test`, each holding one folder per class.
-    #[arg(long, value_name = "DIR", required = true)]
+    /// Folder with `train`, `validation` and `test`, each holding one folder per class; without it, the drawings
+    /// of people that come with this repository.
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Architecture of the base: vgg11, vgg13, vgg16 or vgg19.
+    /// Architecture of the base: vgg11, vgg13, vgg16 or vgg19; with a width if it is not 1, as in vgg19-0.25.
     #[arg(long, default_value = "vgg19")]
     arch: Vgg,
-    /// Weights of the base: `imagenet` (fetched once, then cached), `random`, or a safetensors file.
-    #[arg(long, default_value = "imagenet", value_name = "imagenet|random|FILE")]
+    /// Weights of the base: `compact` (a quarter of VGG19's width; it comes with the crate), `imagenet` (the full
+    /// base; fetched once, then cached), `random`, or a safetensors file.
+    #[arg(
+        long,
+        default_value = "compact",
+        value_name = "compact|imagenet|random|FILE"
+    )]
     weights: String,
     /// What pixels are turned into.
-    #[arg(long, default_value = "unit")]
+    #[arg(long, default_value = "weights")]
     preprocess: PreprocessChoice,
     /// The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
     /// those after it are trained, those before it stay frozen.
-    #[arg(long, default_value = "none")]
+    #[arg(long, default_value = "block5")]
     unfreeze: String,
     /// One sigmoid unit (two classes) or one softmax unit per class.
     #[arg(long, default_value = "sigmoid")]
@@ -37,9 +44,9 @@ pub(crate) struct Options {
     /// How many pictures make one update.
     #[arg(long, default_value_t = 20)]
     batch_size: usize,
-    /// Learning rate of RMSprop.
-    #[arg(long, default_value_t = 2e-5)]
-    lr: f64,
+    /// Learning rate of RMSprop [default: 2e-5, the notebook's; 2e-4 for the compact base]
+    #[arg(long)]
+    lr: Option<f64>,
     /// Side, in pixels, that pictures are resized to; 32 or more.
     #[arg(long, default_value_t = 64)]
     size: usize,
@@ -77,10 +84,22 @@ enum HeadChoice {
     Softmax,
 }
 
+impl Options {
+    fn learning_rate(&self) -> f64 {
+        let default = if self.weights == "compact" {
+            2e-4
+        } else {
+            2e-5
+        };
+        self.lr.unwrap_or(default)
+    }
+}
+
 /// Trains, evaluates, shows and saves.
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::cuda_if_available(0)?;
-    let data = options.data.as_ref().ok_or("--data DIR is needed")?;
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/santa/pictures");
+    let data = options.data.as_ref().unwrap_or(&bundled);
     let train = DirectoryDataset::open(data.join("train"))?;
     let open =
         |part: &str| DirectoryDataset::open_with_classes(data.join(part), train.class_names());
@@ -95,8 +114,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
     let mut model = build(options, train.class_names(), &device)?;
     println!("{}", model.summary()?);
+    explain(options, &model);
 
-    let mut trainer = Trainer::new(RmsProp::new(options.lr))
+    let mut trainer = Trainer::new(RmsProp::new(options.learning_rate()))
         .epochs(options.epochs)
         .batch_size(options.batch_size)
         .seed(options.seed);
@@ -114,7 +134,49 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     print_verdicts(&model, &test)?;
-    save(options, &model, &history, &evaluation)
+    save(options, &model, &history, &evaluation)?;
+    if options.data.is_none() {
+        println!(
+            "\nWith pictures of your own, in DIR/train/CLASS, DIR/validation/CLASS and DIR/test/CLASS, and the full \
+             ImageNet base:\n  cargo run --release --example santa -- --data DIR --weights imagenet"
+        );
+    }
+    Ok(())
+}
+
+/// What is about to happen, in plain words.
+fn explain(options: &Options, model: &Classifier) {
+    let blocks = model.base().blocks();
+    let names = |trainable: bool| {
+        let names: Vec<_> = blocks
+            .iter()
+            .filter(|block| block.trainable == trainable)
+            .map(|block| block.name.as_str())
+            .collect();
+        names.join(", ")
+    };
+    println!("What is learnt:");
+    if !names(false).is_empty() {
+        println!(
+            "  frozen      {}: keep what they learnt from other pictures",
+            names(false)
+        );
+    }
+    if !names(true).is_empty() {
+        println!("  fine-tuned  {}: adapt to these pictures", names(true));
+    }
+    println!("  new         the head: learns from nothing to tell the classes apart");
+    println!(
+        "{} epochs of batches of {}, RMSprop at {:e}, each picture {}.\n",
+        options.epochs,
+        options.batch_size,
+        options.learning_rate(),
+        if options.no_augment {
+            "as it is"
+        } else {
+            "turned, shifted, zoomed and mirrored at random every time"
+        }
+    );
 }
 
 fn build(
@@ -123,6 +185,7 @@ fn build(
     device: &Device,
 ) -> Result<Classifier, Box<dyn std::error::Error>> {
     let weights = match options.weights.as_str() {
+        "compact" => Weights::Compact,
         "imagenet" => Weights::ImageNet,
         "random" => Weights::Random { seed: options.seed },
         file => Weights::file(file),
@@ -192,14 +255,14 @@ fn save(
         "seconds_per_epoch": history.seconds_per_epoch(),
         "seed": options.seed,
         "settings": {
-            "arch": options.arch,
+            "arch": model.base().vgg(),
             "weights": options.weights,
             "preprocess": model.preprocess(),
             "unfreeze": options.unfreeze,
             "head": match options.head { HeadChoice::Sigmoid => "sigmoid", HeadChoice::Softmax => "softmax" },
             "epochs": options.epochs,
             "batch_size": options.batch_size,
-            "lr": options.lr,
+            "lr": options.learning_rate(),
             "size": options.size,
             "resize": options.resize,
             "augment": !options.no_augment,
