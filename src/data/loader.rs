@@ -20,7 +20,7 @@ pub struct Batch {
     pub images: Tensor,
     /// Their N classes.
     pub labels: Vec<u32>,
-    /// Their N [ids](Item::id).
+    /// Their N [ids](super::Item::id).
     pub ids: Vec<u64>,
 }
 
@@ -124,7 +124,7 @@ impl Loader {
         }
     }
 
-    /// Changes each picture at random, fixed by (`seed`, epoch, [id](Item::id)). Default: pictures stay as they are.
+    /// Changes each picture at random, fixed by (`seed`, epoch, [id](super::Item::id)). Default: pictures stay as they are.
     pub fn augment(self, augmenter: Augmenter, seed: u64) -> Self {
         Self {
             augment: Some((augmenter, seed)),
