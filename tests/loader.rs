@@ -196,6 +196,66 @@ fn the_cache_changes_nothing_but_the_reading() {
 }
 
 #[test]
+fn no_more_is_kept_than_the_budget() {
+    for kept in 0..=7 {
+        let (root, dataset) = pictures(&[3, 3]);
+        let picture = 8 * 9 * 3;
+        let loader = Loader::new(&dataset, 8, 9).batch_size(4).shuffle(1);
+        let loader = loader.cache(kept * picture + picture - 1);
+        assert_eq!(ids(&epoch(&loader, 0)).len(), 6);
+        // What is not in memory is gone.
+        fs::remove_dir_all(root.path()).unwrap();
+        let mut found = ids(&epoch(&loader, 1));
+        found.sort_unstable();
+        assert_eq!(found, (0..kept.min(6) as u64).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_epoch_can_be_left_early_and_outlive_its_loader() {
+    let (_root, dataset) = pictures(&[9, 9]);
+    let loader = Loader::new(&dataset, 8, 8).batch_size(2).shuffle(1);
+    let expected = epoch(&loader, 1);
+    for taken in [0, 1, 5] {
+        let batches: Vec<_> = loader.epoch(1).take(taken).map(Result::unwrap).collect();
+        assert_eq!(ids(&batches), ids(&expected[..taken]));
+    }
+    let batches = loader.epoch(1);
+    drop((loader, dataset));
+    let batches: Vec<_> = batches.map(Result::unwrap).collect();
+    assert_eq!(ids(&batches), ids(&expected));
+}
+
+#[test]
+fn epochs_may_run_side_by_side_inside_a_pool_of_one_thread() {
+    // Whoever waits for a batch holds the pool's only thread.
+    let (_root, dataset) = pictures(&[5, 5]);
+    let loader = Loader::new(&dataset, 8, 8).batch_size(3).shuffle(1);
+    let expected = [ids(&epoch(&loader, 0)), ids(&epoch(&loader, 1))];
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+    let (first, second) = pool.build().unwrap().install(|| {
+        let both = loader.epoch(0).zip(loader.epoch(1));
+        both.map(|(a, b)| (a.unwrap().ids, b.unwrap().ids)).unzip()
+    });
+    let (first, second): (Vec<_>, Vec<_>) = (first, second);
+    assert_eq!([first.concat(), second.concat()], expected);
+}
+
+#[test]
+fn after_an_error_the_next_batch_comes() {
+    let (root, dataset) = pictures(&[4, 4]);
+    for name in ["class0/02.png", "class1/01.png"] {
+        damage(&root.path().join(name));
+    }
+    let dataset = dataset.policy(Policy::Fail).unwrap();
+    let batches = Loader::new(&dataset, 8, 8).batch_size(2).epoch(0);
+    let found: Vec<_> = batches
+        .map(|batch| batch.map(|batch| batch.ids).ok())
+        .collect();
+    assert_eq!(found, [Some(vec![0, 1]), None, None, Some(vec![6, 7])]);
+}
+
+#[test]
 fn another_resize_does_not_see_the_old_cache() {
     let (_root, dataset) = pictures(&[2, 2]);
     let bilinear = Loader::new(&dataset, 5, 5);

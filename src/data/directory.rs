@@ -204,7 +204,7 @@ impl DirectoryDataset {
     /// [problems](Self::problems), and so are pictures without a class number.
     ///
     /// Headers are read now, pictures later, straight from the archives, which must stay as they are. A
-    /// picture takes about 150 bytes of memory until it is asked for.
+    /// picture takes about 200 bytes of memory until it is asked for.
     ///
     /// # Errors
     /// [`Error::Io`] when an archive cannot be read; [`Error::Dataset`] when it is compressed, no tar archive,
