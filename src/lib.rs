@@ -69,4 +69,6 @@ pub use error::{Error, Result};
 pub use model::{
     Block, Classifier, ConvBase, Head, Mode, Pooling, Prediction, Summary, Vgg, Weights,
 };
-pub use train::{EpochRecord, Epsilon, Evaluation, History, Loss, RmsProp, Trainer};
+pub use train::{
+    AdamW, AnyOptimizer, EpochRecord, Epsilon, Evaluation, History, Loss, RmsProp, Sgd, Trainer,
+};

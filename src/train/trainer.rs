@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use candle_core::DType;
-use candle_nn::Optimizer;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::history::{EpochRecord, History};
 use super::loss::Loss;
 use super::metrics::Evaluation;
-use super::rmsprop::RmsProp;
+use super::optimizer::{AnyOptimizer, Variable};
 use crate::data::{Batch, Loader};
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::{Augmenter, DirectoryDataset, Error, Result};
@@ -39,7 +38,7 @@ use crate::{Augmenter, DirectoryDataset, Error, Result};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Trainer {
-    optimizer: RmsProp,
+    optimizer: AnyOptimizer,
     epochs: usize,
     batch_size: usize,
     seed: u64,
@@ -48,9 +47,9 @@ pub struct Trainer {
 
 impl Trainer {
     /// A trainer that updates with this optimizer.
-    pub fn new(optimizer: RmsProp) -> Self {
+    pub fn new(optimizer: impl Into<AnyOptimizer>) -> Self {
         Self {
-            optimizer,
+            optimizer: optimizer.into(),
             epochs: 1,
             batch_size: 32,
             seed: 0,
@@ -104,8 +103,8 @@ impl Trainer {
             train_loader = train_loader.augment(augmenter.clone(), self.seed);
         }
         let validation_loader = loader(model, validation, self.batch_size);
-        let variables = model.variables().into_iter().map(|(_, var)| var).collect();
-        let mut optimizer = self.optimizer.clone().with_variables(variables)?;
+        let variables = model.variables().into_iter().map(|(name, var)| Variable { name, var, rate: 1.0 });
+        let mut optimizer = self.optimizer.clone().with_named_variables(variables.collect());
 
         let mut history = History::default();
         for epoch in 1..=self.epochs {
@@ -134,7 +133,7 @@ impl Trainer {
         epoch: usize,
         model: &Classifier<B>,
         loader: &Loader,
-        optimizer: &mut RmsProp,
+        optimizer: &mut AnyOptimizer,
         progress: &Progress,
     ) -> Result<Mean> {
         let loss = Loss::for_head(model.head().config());
