@@ -109,15 +109,16 @@ impl AdamW {
         (started(self.beta1), started(self.beta2))
     }
 
-    /// What weight decay leaves of a weight.
-    fn kept(&self, learning_rate: f64) -> f64 {
-        1.0 - self.weight_decay * learning_rate
+    /// The share of a weight that weight decay takes away: in f32 a small share is known better than what it
+    /// leaves.
+    fn decay(&self, learning_rate: f64) -> f64 {
+        self.weight_decay * learning_rate
     }
 }
 
 /// The options as f32.
 pub(super) struct Factors {
-    kept: f32,
+    decay: f32,
     beta1: f32,
     one_minus_beta1: f32,
     beta2: f32,
@@ -141,7 +142,7 @@ impl Rule for AdamW {
     fn factors(&self, learning_rate: f64, step: u64) -> Factors {
         let (correction1, correction2) = self.corrections(step);
         Factors {
-            kept: self.kept(learning_rate) as f32,
+            decay: self.decay(learning_rate) as f32,
             beta1: self.beta1 as f32,
             one_minus_beta1: (1.0 - self.beta1) as f32,
             beta2: self.beta2 as f32,
@@ -167,7 +168,7 @@ impl Rule for AdamW {
             *d = factors.step_size * m / (v.sqrt() * factors.root_scale + factors.epsilon);
         }
         for (w, d) in lanes.weight.iter_mut().zip(&*increment) {
-            *w = *w * factors.kept - d;
+            *w -= factors.decay * *w + d;
         }
     }
 
@@ -187,7 +188,7 @@ impl Rule for AdamW {
         *mean_square = ((&*mean_square * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?;
         let denominator = ((mean_square.sqrt()? / correction2.sqrt())? + self.epsilon)?;
         let increment = ((&*mean * (learning_rate / correction1))? / denominator)?;
-        (weight * self.kept(learning_rate))? - increment
+        (weight * (1.0 - self.decay(learning_rate)))? - increment
     }
 }
 

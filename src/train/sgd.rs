@@ -91,15 +91,16 @@ impl Sgd {
         ])
     }
 
-    /// What weight decay leaves of a weight.
-    fn kept(&self, learning_rate: f64) -> f64 {
-        1.0 - self.weight_decay * learning_rate
+    /// The share of a weight that weight decay takes away: in f32 a small share is known better than what it
+    /// leaves.
+    fn decay(&self, learning_rate: f64) -> f64 {
+        self.weight_decay * learning_rate
     }
 }
 
 /// The options as f32.
 pub(super) struct Factors {
-    kept: f32,
+    decay: f32,
     learning_rate: f32,
     momentum: f32,
     nesterov: bool,
@@ -115,7 +116,7 @@ impl Rule for Sgd {
 
     fn factors(&self, learning_rate: f64, _step: u64) -> Factors {
         Factors {
-            kept: self.kept(learning_rate) as f32,
+            decay: self.decay(learning_rate) as f32,
             learning_rate: learning_rate as f32,
             momentum: self.momentum as f32,
             nesterov: self.nesterov,
@@ -124,7 +125,7 @@ impl Rule for Sgd {
 
     fn step_chunk(factors: &Factors, lanes: Lanes<'_>) {
         let Factors {
-            kept,
+            decay,
             learning_rate,
             momentum,
             nesterov,
@@ -133,17 +134,17 @@ impl Rule for Sgd {
         let numbers = lanes.weight.iter_mut().zip(lanes.gradient);
         if held.is_empty() {
             for (w, g) in numbers {
-                *w = *w * kept - learning_rate * g;
+                *w -= decay * *w + learning_rate * g;
             }
         } else if nesterov {
             for ((w, g), m) in numbers.zip(held) {
                 *m = momentum * *m + g;
-                *w = *w * kept - learning_rate * (g + momentum * *m);
+                *w -= decay * *w + learning_rate * (g + momentum * *m);
             }
         } else {
             for ((w, g), m) in numbers.zip(held) {
                 *m = momentum * *m + g;
-                *w = *w * kept - learning_rate * *m;
+                *w -= decay * *w + learning_rate * *m;
             }
         }
     }
@@ -165,7 +166,7 @@ impl Rule for Sgd {
                 held.clone()
             };
         }
-        (weight * self.kept(learning_rate))? - (direction * learning_rate)?
+        (weight * (1.0 - self.decay(learning_rate)))? - (direction * learning_rate)?
     }
 }
 
