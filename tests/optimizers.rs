@@ -85,24 +85,38 @@ fn a_large_variable_is_updated_everywhere() {
     let start = || Var::ones(COUNT, DType::F32, &Device::Cpu).unwrap();
 
     let variable = start();
-    let mut adamw = AdamW::new(0.01).with_variables(vec![variable.clone()]).unwrap();
-    let found = run(Box::new(move |loss| adamw.backward_step(loss).unwrap()), &variable);
+    let mut adamw = AdamW::new(0.01)
+        .with_variables(vec![variable.clone()])
+        .unwrap();
+    let found = run(
+        Box::new(move |loss| adamw.backward_step(loss).unwrap()),
+        &variable,
+    );
     for (i, found) in found.into_iter().enumerate() {
         let (mut w, mut m, mut v) = (1.0, 0.0, 0.0);
         for step in 0..3 {
             let g = number(i, step);
             m = 0.9 * m + 0.1 * g;
             v = 0.999 * v + 0.001 * g * g;
-            let (a, b) = (1.0 - 0.9f64.powi(step as i32 + 1), 1.0 - 0.999f64.powi(step as i32 + 1));
+            let (a, b) = (
+                1.0 - 0.9f64.powi(step as i32 + 1),
+                1.0 - 0.999f64.powi(step as i32 + 1),
+            );
             w = w * (1.0 - 0.01 * 0.01) - 0.01 * (m / a) / ((v / b).sqrt() + 1e-8);
         }
-        assert!((f64::from(found) - w).abs() < 2e-6, "adamw {i}: {found} is not {w}");
+        assert!(
+            (f64::from(found) - w).abs() < 2e-6,
+            "adamw {i}: {found} is not {w}"
+        );
     }
 
     let variable = start();
     let sgd = Sgd::new(0.01).momentum(0.9).nesterov(true);
     let mut sgd = sgd.with_variables(vec![variable.clone()]).unwrap();
-    let found = run(Box::new(move |loss| sgd.backward_step(loss).unwrap()), &variable);
+    let found = run(
+        Box::new(move |loss| sgd.backward_step(loss).unwrap()),
+        &variable,
+    );
     for (i, found) in found.into_iter().enumerate() {
         let (mut w, mut m) = (1.0, 0.0);
         for step in 0..3 {
@@ -110,7 +124,10 @@ fn a_large_variable_is_updated_everywhere() {
             m = 0.9 * m + g;
             w -= 0.01 * (g + 0.9 * m);
         }
-        assert!((f64::from(found) - w).abs() < 2e-6, "sgd {i}: {found} is not {w}");
+        assert!(
+            (f64::from(found) - w).abs() < 2e-6,
+            "sgd {i}: {found} is not {w}"
+        );
     }
 }
 
@@ -134,7 +151,10 @@ macro_rules! assert_restores {
             let mut halfway = None;
             for step in 0..6 {
                 if step == 3 {
-                    halfway = Some((optimizer.state().unwrap(), straight.as_tensor().copy().unwrap()));
+                    halfway = Some((
+                        optimizer.state().unwrap(),
+                        straight.as_tensor().copy().unwrap(),
+                    ));
                 }
                 optimizer.backward_step(&loss(&straight, step)).unwrap();
             }
@@ -151,11 +171,18 @@ macro_rules! assert_restores {
             }
             let bits = |w: &Var| -> Vec<u64> {
                 let w = w.flatten_all().unwrap().to_dtype(DType::F64).unwrap();
-                w.to_vec1::<f64>().unwrap().into_iter().map(f64::to_bits).collect()
+                w.to_vec1::<f64>()
+                    .unwrap()
+                    .into_iter()
+                    .map(f64::to_bits)
+                    .collect()
             };
             assert_eq!(bits(&straight), bits(&resumed), "{dtype:?}");
 
-            let stray = vec![("7.momentum".to_owned(), Tensor::ones(2, dtype, &device).unwrap())];
+            let stray = vec![(
+                "7.momentum".to_owned(),
+                Tensor::ones(2, dtype, &device).unwrap(),
+            )];
             let error = optimizer.restore(&stray).unwrap_err().to_string();
             assert!(error.contains("7.momentum"), "{error}");
             if state.len() > 1 {
@@ -196,7 +223,10 @@ fn nonsense_is_named() {
         (AdamW::new(0.1).weight_decay(-1.0), "weight_decay"),
     ];
     for (optimizer, option) in adamw {
-        let error = optimizer.with_variables(Vec::new()).unwrap_err().to_string();
+        let error = optimizer
+            .with_variables(Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(option), "{error}");
     }
     let sgd = [
@@ -206,7 +236,10 @@ fn nonsense_is_named() {
         (Sgd::new(0.1).weight_decay(f64::INFINITY), "weight_decay"),
     ];
     for (optimizer, option) in sgd {
-        let error = optimizer.with_variables(Vec::new()).unwrap_err().to_string();
+        let error = optimizer
+            .with_variables(Vec::new())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(option), "{error}");
     }
 }

@@ -96,9 +96,24 @@ impl AdamW {
         let decay = self.weight_decay;
         check_options(&[
             ("learning_rate", rate, not_negative(rate), "0 or more"),
-            ("beta1", self.beta1, share(self.beta1), "at least 0 and below 1"),
-            ("beta2", self.beta2, share(self.beta2), "at least 0 and below 1"),
-            ("epsilon", epsilon, not_negative(epsilon) && epsilon > 0.0, "above 0"),
+            (
+                "beta1",
+                self.beta1,
+                share(self.beta1),
+                "at least 0 and below 1",
+            ),
+            (
+                "beta2",
+                self.beta2,
+                share(self.beta2),
+                "at least 0 and below 1",
+            ),
+            (
+                "epsilon",
+                epsilon,
+                not_negative(epsilon) && epsilon > 0.0,
+                "above 0",
+            ),
             ("weight_decay", decay, not_negative(decay), "0 or more"),
         ])
     }

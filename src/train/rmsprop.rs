@@ -136,7 +136,12 @@ impl RmsProp {
             ("learning_rate", rate, not_negative(rate), "0 or more"),
             ("rho", self.rho, share(self.rho), below_1),
             ("momentum", self.momentum, share(self.momentum), below_1),
-            ("epsilon", epsilon, not_negative(epsilon) && epsilon > 0.0, "above 0"),
+            (
+                "epsilon",
+                epsilon,
+                not_negative(epsilon) && epsilon > 0.0,
+                "above 0",
+            ),
             ("weight_decay", decay, not_negative(decay), "0 or more"),
         ])
     }

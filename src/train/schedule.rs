@@ -106,7 +106,11 @@ impl Schedule {
                 } else {
                     // Of very few steps none goes up.
                     let top = top.max(0.0);
-                    cosine(peak, start / end_divisor, (step - top) / (last - top).max(1.0))
+                    cosine(
+                        peak,
+                        start / end_divisor,
+                        (step - top) / (last - top).max(1.0),
+                    )
                 }
             }
         }

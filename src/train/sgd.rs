@@ -86,7 +86,12 @@ impl Sgd {
         check_options(&[
             ("learning_rate", rate, not_negative(rate), "0 or more"),
             ("momentum", momentum, share, "at least 0 and below 1"),
-            ("momentum", momentum, !self.nesterov || momentum > 0.0, "above 0 with nesterov"),
+            (
+                "momentum",
+                momentum,
+                !self.nesterov || momentum > 0.0,
+                "above 0 with nesterov",
+            ),
             ("weight_decay", decay, not_negative(decay), "0 or more"),
         ])
     }

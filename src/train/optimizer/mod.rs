@@ -200,7 +200,9 @@ impl Slot {
         let Variable { name, var, .. } = &self.variable;
         let find = |lane: &str| {
             let wanted = |(found, _): &&(String, Tensor)| {
-                found.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('.'))
+                found
+                    .strip_prefix(name.as_str())
+                    .and_then(|rest| rest.strip_prefix('.'))
                     == Some(lane)
             };
             tensors.iter().find(wanted).map(|(_, tensor)| tensor)
@@ -291,7 +293,10 @@ macro_rules! optimizer_methods {
             ///
             /// # Errors
             /// [`Error::Option`](crate::Error::Option) for an option out of range.
-            pub fn with_variables(mut self, variables: Vec<candle_core::Var>) -> crate::Result<Self> {
+            pub fn with_variables(
+                mut self,
+                variables: Vec<candle_core::Var>,
+            ) -> crate::Result<Self> {
                 self.check()?;
                 self.slots = crate::train::optimizer::Slots::numbered(variables);
                 Ok(self)
