@@ -7,6 +7,8 @@ mod clip;
 mod early_stopping;
 mod evaluate;
 mod history;
+#[cfg(test)]
+mod keras_tests;
 mod learner;
 mod loggers;
 mod loss;

@@ -101,7 +101,7 @@ impl Schedule {
             } => {
                 let start = peak / start_divisor;
                 let (top, last) = (rise * steps - 1.0, steps - 1.0);
-                if step <= top {
+                if step < top {
                     cosine(start, peak, step / top)
                 } else {
                     // Of very few steps none goes up.
