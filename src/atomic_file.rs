@@ -5,8 +5,11 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Writes a file beside `path`, flushes it to the disk, then renames it into place: whoever looks sees the old
-/// file or the new one, never a part.
+/// What the names of files begin with that are not whole yet.
+const PREFIX: &str = ".headstart-";
+
+/// Writes a file beside `path`, flushes it to the disk, then renames it into place and flushes the folder:
+/// whoever looks sees the old file or the new one, never a part, whenever the machine stops.
 pub(crate) fn write(
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
@@ -17,7 +20,7 @@ pub(crate) fn write(
     };
     let attempt = || {
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".headstart-");
+        builder.prefix(PREFIX);
         // A temporary file is the owner's alone by default; a saved one follows the umask like any other.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -28,9 +31,23 @@ pub(crate) fn write(
         drop(buffered);
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
+        // Elsewhere a folder cannot be opened as a file.
+        #[cfg(unix)]
+        std::fs::File::open(folder)?.sync_all()?;
         Ok(())
     };
     attempt().map_err(Error::io(path))
+}
+
+/// Removes what a killed process left unfinished in a folder that is this one's alone.
+pub(crate) fn clear_leftovers(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            std::fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -116,6 +116,14 @@ pub enum Error {
         /// The loss: NaN or infinite.
         loss: f32,
     },
+    /// A run that cannot go on from a checkpoint.
+    #[error("checkpoints {folder}: {reason}", folder = folder.display())]
+    Checkpoint {
+        /// The folder of checkpoints.
+        folder: PathBuf,
+        /// What does not fit, with the option or the tensor.
+        reason: String,
+    },
 
     /// An error of candle's.
     #[error(transparent)]

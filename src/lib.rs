@@ -49,7 +49,7 @@
 //!
 //! # Features
 //!
-//! `hub` (on by default) fetches ImageNet weights; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
+//! `hub` (on by default) fetches ImageNet weights; `tensorboard` writes event files; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
 #![warn(missing_docs, unreachable_pub)]
 #![deny(unsafe_code)]
 
@@ -69,4 +69,10 @@ pub use error::{Error, Result};
 pub use model::{
     Block, Classifier, ConvBase, Head, Mode, Pooling, Prediction, Summary, Vgg, Weights,
 };
-pub use train::{EpochRecord, Epsilon, Evaluation, History, Loss, RmsProp, Trainer};
+#[cfg(feature = "tensorboard")]
+pub use train::TensorBoard;
+pub use train::{
+    AdamW, AnyOptimizer, Callback, Checkpoints, Clip, CsvLog, EarlyStopping, EpochRecord, Epsilon,
+    Evaluation, History, JsonLines, LearningRates, Loss, Phase, ReduceOnPlateau, RmsProp, Schedule,
+    Sgd, Trainer,
+};

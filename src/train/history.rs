@@ -10,15 +10,34 @@ pub struct EpochRecord {
     /// Counted from 1.
     pub epoch: usize,
     /// Mean training loss over the pictures of the epoch, as the weights moved.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Share of training pictures that were classified right, as the weights moved.
+    #[serde(deserialize_with = "number")]
     pub accuracy: f64,
     /// Mean validation loss after the epoch.
+    #[serde(deserialize_with = "number")]
     pub val_loss: f64,
     /// Share of validation pictures that are classified right after the epoch.
+    #[serde(deserialize_with = "number")]
     pub val_accuracy: f64,
     /// Wall-clock seconds of the epoch, validation included.
     pub seconds: f64,
+}
+
+impl EpochRecord {
+    pub(super) fn csv_line(&self) -> String {
+        format!(
+            "{},{},{},{},{},{:.3}",
+            self.epoch, self.loss, self.accuracy, self.val_loss, self.val_accuracy, self.seconds
+        )
+    }
+}
+
+/// JSON has no NaN and writes null.
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let number = <Option<f64> as serde::Deserialize>::deserialize(deserializer)?;
+    Ok(number.unwrap_or(f64::NAN))
 }
 
 /// The epochs of a run, in order.
@@ -59,12 +78,8 @@ impl History {
     pub fn save_csv(&self, path: impl AsRef<Path>) -> Result<()> {
         atomic_file::write(path.as_ref(), |file| {
             writeln!(file, "epoch,loss,accuracy,val_loss,val_accuracy,seconds")?;
-            for e in &self.epochs {
-                writeln!(
-                    file,
-                    "{},{},{},{},{},{:.3}",
-                    e.epoch, e.loss, e.accuracy, e.val_loss, e.val_accuracy, e.seconds
-                )?;
+            for epoch in &self.epochs {
+                writeln!(file, "{}", epoch.csv_line())?;
             }
             Ok(())
         })

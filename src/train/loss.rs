@@ -41,6 +41,15 @@ impl Loss {
     /// [`Error::Shape`] unless there is one row of logits per label, [`Error::Option`] for a label that is not
     /// below the number of classes.
     pub fn forward(self, logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
+        self.forward_to(logits, labels, &Targets::default())
+    }
+
+    /// The mean loss of a batch on smoothed and weighted labels, a scalar: the sum of the pictures' weighted
+    /// losses over the number of pictures, as Keras's (PyTorch divides by the sum of the weights).
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); [`Error::Option`] for targets out of range.
+    pub fn forward_to(self, logits: &Tensor, labels: &[u32], targets: &Targets) -> Result<Tensor> {
         let (rows, columns) = logits.dims2()?;
         let fits = match self {
             Self::BinaryCrossEntropy => columns == 1,
@@ -56,27 +65,97 @@ impl Loss {
                 found: logits.dims().to_vec(),
             });
         }
-        let classes = columns.max(2) as u32;
-        if let Some(label) = labels.iter().find(|label| **label >= classes) {
+        let classes = columns.max(2);
+        if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
             return Err(Error::option("label", label, format!("below {classes}")));
         }
-        match self {
+        targets.check(classes)?;
+        let column = |values: Vec<f32>| {
+            Tensor::from_vec(values, (rows, 1), logits.device())?.to_dtype(logits.dtype())
+        };
+        let smoothing = targets.label_smoothing;
+        let mut losses = match self {
             Self::BinaryCrossEntropy => {
-                // −ln sigmoid(s·z), with s = 1 for label 1 and −1 for label 0.
-                let signs: Vec<f32> = labels
-                    .iter()
-                    .map(|label| 2.0 * *label as f32 - 1.0)
-                    .collect();
-                let signs = Tensor::from_vec(signs, (rows, 1), logits.device())?
-                    .to_dtype(logits.dtype())?;
-                Ok(softplus(&(logits * signs)?.neg()?)?.mean_all()?)
+                // −ln sigmoid(s·z), with s = 1 for label 1 and −1 for label 0; the share a of a label that
+                // smoothing gives to the other class adds a·(s·z), since ln sigmoid(x) = x + ln sigmoid(−x).
+                let signs = labels.iter().map(|label| 2.0 * *label as f32 - 1.0);
+                let margins = (logits * column(signs.collect())?)?;
+                let plain = softplus(&margins.neg()?)?;
+                if smoothing > 0.0 {
+                    (plain + (margins * (smoothing / 2.0))?)?
+                } else {
+                    plain
+                }
             }
             Self::CategoricalCrossEntropy => {
                 let labels = Tensor::from_slice(labels, (rows, 1), logits.device())?;
                 let log_probabilities = candle_nn::ops::log_softmax(logits, D::Minus1)?;
-                Ok(log_probabilities.gather(&labels, 1)?.mean_all()?.neg()?)
+                let plain = log_probabilities.gather(&labels, 1)?.neg()?;
+                if smoothing > 0.0 {
+                    let spread = log_probabilities.sum_keepdim(1)?;
+                    let spread = (spread * (smoothing / columns as f64))?;
+                    ((plain * (1.0 - smoothing))? - spread)?
+                } else {
+                    plain
+                }
             }
+        };
+        if !targets.class_weights.is_empty() {
+            let weights = labels.iter();
+            let weights = weights.map(|label| targets.class_weights[*label as usize] as f32);
+            losses = (losses * column(weights.collect())?)?;
         }
+        Ok(losses.mean_all()?)
+    }
+}
+
+/// How labels become what a loss compares with; the default is as they are.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use headstart::train::{Loss, Targets};
+///
+/// // Pictures of class 1 count three times; a tenth of each label is spread over both classes.
+/// let targets = Targets { label_smoothing: 0.1, class_weights: vec![1.0, 3.0] };
+/// let logits = Tensor::new(&[[2f32], [2.0]], &Device::Cpu)?;
+/// let loss = Loss::BinaryCrossEntropy.forward_to(&logits, &[0, 1], &targets)?;
+/// let cost = |probability: f32| -probability.ln();
+/// let p = 1.0 / (1.0 + (-2f32).exp());
+/// let expected = (0.95 * cost(1.0 - p) + 0.05 * cost(p) + 3.0 * (0.95 * cost(p) + 0.05 * cost(1.0 - p))) / 2.0;
+/// assert!((loss.to_scalar::<f32>()? - expected).abs() < 1e-5);
+/// # Ok::<(), headstart::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Targets {
+    /// The share of each label that is spread evenly over all K classes, in [0, 1): the class's own target
+    /// becomes 1 − s + s/K, the others' s/K (Szegedy et al., "Rethinking the Inception Architecture", 2016,
+    /// section 7). Of one sigmoid unit, 1 − s/2 and s/2. As Keras and PyTorch.
+    pub label_smoothing: f64,
+    /// What the loss of a picture of each class is multiplied by, 0 or more, in label order; empty for 1.
+    pub class_weights: Vec<f64>,
+}
+
+impl Targets {
+    pub(super) fn check(&self, classes: usize) -> Result<()> {
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            let found = self.label_smoothing;
+            return Err(Error::option(
+                "label_smoothing",
+                found,
+                "at least 0 and below 1",
+            ));
+        }
+        let valid = |weight: &f64| weight.is_finite() && *weight >= 0.0;
+        let weights = &self.class_weights;
+        if !weights.is_empty() && (weights.len() != classes || !weights.iter().all(valid)) {
+            let allowed = format!("{classes} numbers, one per class, each 0 or more");
+            return Err(Error::option(
+                "class_weights",
+                format!("{weights:?}"),
+                allowed,
+            ));
+        }
+        Ok(())
     }
 }
 

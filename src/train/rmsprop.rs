@@ -1,15 +1,11 @@
 //! RMSprop, as Keras 3 or as PyTorch computes it.
 
-mod fused;
+use candle_core::{Result as CandleResult, Tensor};
 
-use std::cell::RefCell;
-
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
-use candle_nn::Optimizer;
-
-use self::fused::FusedStep;
-use crate::{Error, Result};
+use super::optimizer::{
+    CHUNK, LANES, Lanes, Rule, Slots, check_options, not_negative, optimizer_methods,
+};
+use crate::Result;
 
 /// Where epsilon stands, and with it the order of momentum and learning rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,57 +48,17 @@ pub enum Epsilon {
 /// assert!((w.to_scalar::<f32>()? - 9.683_772).abs() < 1e-6);
 /// # Ok::<(), headstart::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct RmsProp {
-    learning_rate: f64,
+    pub(super) learning_rate: f64,
     rho: f64,
     momentum: f64,
     epsilon: f64,
     epsilon_placement: Epsilon,
     centered: bool,
     weight_decay: f64,
-    slots: Vec<Slot>,
-}
-
-/// A variable and its state, which the first gradient brings about.
-#[derive(Clone, Debug)]
-struct Slot {
-    variable: Var,
-    state: Option<State>,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    /// f32 on the CPU: see [`fused`].
-    Cpu(Averages<Vec<f32>>),
-    /// Anything else: candle's operations.
-    Tensors(Averages<Tensor>),
-}
-
-/// The running averages of one variable; those the options leave unused are not there.
-#[derive(Clone, Debug)]
-struct Averages<T> {
-    mean_square: T,
-    mean: Option<T>,
-    momentum: Option<T>,
-}
-
-impl<T> Averages<T> {
-    fn as_mut(&mut self) -> Averages<&mut T> {
-        Averages {
-            mean_square: &mut self.mean_square,
-            mean: self.mean.as_mut(),
-            momentum: self.momentum.as_mut(),
-        }
-    }
-
-    fn map<U>(self, convert: impl Fn(T) -> U) -> Averages<U> {
-        Averages {
-            mean_square: convert(self.mean_square),
-            mean: self.mean.map(&convert),
-            momentum: self.momentum.map(&convert),
-        }
-    }
+    #[serde(skip)]
+    pub(super) slots: Slots,
 }
 
 impl RmsProp {
@@ -118,7 +74,7 @@ impl RmsProp {
             epsilon_placement: Epsilon::InsideRoot,
             centered: false,
             weight_decay: 0.0,
-            slots: Vec::new(),
+            slots: Slots::default(),
         }
     }
 
@@ -168,192 +124,145 @@ impl RmsProp {
         self
     }
 
-    /// Gives the optimizer its variables, in the order they will be updated, with fresh state.
-    ///
-    /// # Errors
-    /// [`Error::Option`] for an option out of range.
-    pub fn with_variables(mut self, variables: Vec<Var>) -> Result<Self> {
-        self.check()?;
-        self.slots = variables
-            .into_iter()
-            .map(|variable| Slot {
-                variable,
-                state: None,
-            })
-            .collect();
-        Ok(self)
-    }
-
     /// Checks every option.
     ///
     /// # Errors
-    /// [`Error::Option`] for an option out of range.
+    /// [`Error::Option`](crate::Error::Option) for an option out of range.
     pub fn check(&self) -> Result<()> {
-        let finite = |value: f64| value.is_finite() && value >= 0.0;
-        let rules = [
-            (
-                "learning_rate",
-                self.learning_rate,
-                finite(self.learning_rate),
-                "0 or more",
-            ),
-            (
-                "rho",
-                self.rho,
-                (0.0..1.0).contains(&self.rho),
-                "at least 0 and below 1",
-            ),
-            (
-                "momentum",
-                self.momentum,
-                (0.0..1.0).contains(&self.momentum),
-                "at least 0 and below 1",
-            ),
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        let (rate, epsilon, decay) = (self.learning_rate, self.epsilon, self.weight_decay);
+        let below_1 = "at least 0 and below 1";
+        check_options(&[
+            ("learning_rate", rate, not_negative(rate), "0 or more"),
+            ("rho", self.rho, share(self.rho), below_1),
+            ("momentum", self.momentum, share(self.momentum), below_1),
             (
                 "epsilon",
-                self.epsilon,
-                finite(self.epsilon) && self.epsilon > 0.0,
+                epsilon,
+                not_negative(epsilon) && epsilon > 0.0,
                 "above 0",
             ),
-            (
-                "weight_decay",
-                self.weight_decay,
-                finite(self.weight_decay),
-                "0 or more",
-            ),
-        ];
-        for (option, value, holds, allowed) in rules {
-            if !holds {
-                return Err(Error::option(option, value, allowed));
-            }
-        }
-        Ok(())
-    }
-
-    /// A copy of the running averages, for a checkpoint: for each variable that had a gradient, by its position,
-    /// `0.mean_square` and, if the options use them, `0.mean` and `0.momentum`, shaped as the variable.
-    ///
-    /// # Errors
-    /// candle's, on a device without memory.
-    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        let mut tensors = Vec::new();
-        for (index, slot) in self.slots.iter().enumerate() {
-            let (shape, device) = (slot.variable.shape(), slot.variable.device());
-            let averages = match &slot.state {
-                None => continue,
-                Some(State::Cpu(averages)) => averages
-                    .clone()
-                    .map(|values| Tensor::from_vec(values, shape, device)),
-                Some(State::Tensors(averages)) => averages.clone().map(|tensor| tensor.copy()),
-            };
-            tensors.push((format!("{index}.mean_square"), averages.mean_square?));
-            for (name, tensor) in [("mean", averages.mean), ("momentum", averages.momentum)] {
-                if let Some(tensor) = tensor {
-                    tensors.push((format!("{index}.{name}"), tensor?));
-                }
-            }
-        }
-        Ok(tensors)
+            ("weight_decay", decay, not_negative(decay), "0 or more"),
+        ])
     }
 
     /// What weight decay leaves of a weight, if there is any.
-    fn kept(&self) -> Option<f64> {
-        (self.weight_decay > 0.0).then_some(1.0 - self.weight_decay * self.learning_rate)
+    fn kept(&self, learning_rate: f64) -> Option<f64> {
+        (self.weight_decay > 0.0).then_some(1.0 - self.weight_decay * learning_rate)
+    }
+}
+
+/// The options as f32.
+pub(super) struct Factors {
+    learning_rate: f32,
+    rho: f32,
+    one_minus_rho: f32,
+    momentum: f32,
+    epsilon: f32,
+    placement: Epsilon,
+    /// What weight decay leaves of a weight.
+    kept: Option<f32>,
+}
+
+impl Rule for RmsProp {
+    const NAME: &'static str = "rmsprop";
+    type Factors = Factors;
+
+    fn lanes(&self) -> [Option<&'static str>; LANES] {
+        [
+            Some("mean_square"),
+            self.centered.then_some("mean"),
+            (self.momentum > 0.0).then_some("momentum"),
+        ]
     }
 
-    fn update(&self, slot: &mut Slot, gradient: &Tensor) -> candle_core::Result<()> {
-        let state = match &mut slot.state {
-            Some(state) => state,
-            none => none.insert(self.fresh_state(&slot.variable)?),
-        };
-        match state {
-            State::Cpu(averages) => {
-                let step = FusedStep {
-                    options: self,
-                    averages: RefCell::new(averages),
-                };
-                slot.variable.inplace_op2(&gradient.contiguous()?, &step)
-            }
-            State::Tensors(averages) => self.update_tensors(&slot.variable, averages, gradient),
+    fn factors(&self, learning_rate: f64, _step: u64) -> Factors {
+        Factors {
+            learning_rate: learning_rate as f32,
+            rho: self.rho as f32,
+            one_minus_rho: (1.0 - self.rho) as f32,
+            momentum: self.momentum as f32,
+            epsilon: self.epsilon as f32,
+            placement: self.epsilon_placement,
+            kept: self.kept(learning_rate).map(|kept| kept as f32),
         }
     }
 
-    fn fresh_state(&self, variable: &Var) -> candle_core::Result<State> {
-        let zeros = Averages {
-            mean_square: (),
-            mean: self.centered.then_some(()),
-            momentum: (self.momentum > 0.0).then_some(()),
-        };
-        Ok(
-            if variable.device().is_cpu() && variable.dtype() == DType::F32 {
-                State::Cpu(zeros.map(|()| vec![0.0; variable.elem_count()]))
-            } else {
-                let tensor = variable.as_detached_tensor().zeros_like()?;
-                State::Tensors(zeros.map(|()| tensor.clone()))
-            },
-        )
+    /// The formula, a line of it per loop: plain loops over slices are what the compiler turns into vectors.
+    fn step_chunk(factors: &Factors, lanes: Lanes<'_>) {
+        let [mean_square, mean, momentum] = lanes.state;
+        let mut scratch = [0f32; CHUNK];
+        let increment = &mut scratch[..lanes.weight.len()];
+
+        for (v, g) in mean_square.iter_mut().zip(lanes.gradient) {
+            *v = factors.rho * *v + factors.one_minus_rho * (g * g);
+        }
+        increment.copy_from_slice(mean_square);
+        // Without a mean there is nothing to zip with.
+        for ((d, a), g) in increment.iter_mut().zip(mean).zip(lanes.gradient) {
+            *a = factors.rho * *a + factors.one_minus_rho * g;
+            *d = (*d - *a * *a).max(0.0);
+        }
+        match factors.placement {
+            Epsilon::InsideRoot => {
+                for (d, g) in increment.iter_mut().zip(lanes.gradient) {
+                    *d = factors.learning_rate * g / (*d + factors.epsilon).sqrt();
+                }
+            }
+            Epsilon::OutsideRoot => {
+                for (d, g) in increment.iter_mut().zip(lanes.gradient) {
+                    *d = factors.learning_rate * g / (d.sqrt() + factors.epsilon);
+                }
+            }
+        }
+        for (d, m) in increment.iter_mut().zip(momentum) {
+            *m = factors.momentum * *m + *d;
+            *d = *m;
+        }
+        if let Some(kept) = factors.kept {
+            for w in lanes.weight.iter_mut() {
+                *w *= kept;
+            }
+        }
+        for (w, d) in lanes.weight.iter_mut().zip(&*increment) {
+            *w -= d;
+        }
     }
 
-    fn update_tensors(
+    fn step_tensors(
         &self,
-        variable: &Var,
-        averages: &mut Averages<Tensor>,
+        learning_rate: f64,
+        _step: u64,
+        mut weight: Tensor,
         gradient: &Tensor,
-    ) -> candle_core::Result<()> {
+        state: &mut [Option<Tensor>; LANES],
+    ) -> CandleResult<Tensor> {
+        let [Some(mean_square), mean, momentum] = state else {
+            candle_core::bail!("rmsprop: state without its mean square");
+        };
         let average = |old: &Tensor, new: &Tensor| (old * self.rho)? + (new * (1.0 - self.rho))?;
-        averages.mean_square = average(&averages.mean_square, &gradient.sqr()?)?;
-        let variance = match &mut averages.mean {
+        *mean_square = average(mean_square, &gradient.sqr()?)?;
+        let variance = match mean {
             Some(mean) => {
                 *mean = average(mean, gradient)?;
-                (&averages.mean_square - mean.sqr()?)?.maximum(0.0)?
+                (&*mean_square - mean.sqr()?)?.maximum(0.0)?
             }
-            None => averages.mean_square.clone(),
+            None => mean_square.clone(),
         };
         let denominator = match self.epsilon_placement {
             Epsilon::InsideRoot => (variance + self.epsilon)?.sqrt()?,
             Epsilon::OutsideRoot => (variance.sqrt()? + self.epsilon)?,
         };
-        let mut increment = ((gradient * self.learning_rate)? / denominator)?;
-        if let Some(momentum) = &mut averages.momentum {
+        let mut increment = ((gradient * learning_rate)? / denominator)?;
+        if let Some(momentum) = momentum {
             *momentum = ((&*momentum * self.momentum)? + increment)?;
             increment = momentum.clone();
         }
-        let mut weight = variable.as_detached_tensor();
-        if let Some(kept) = self.kept() {
+        if let Some(kept) = self.kept(learning_rate) {
             weight = (weight * kept)?;
         }
-        variable.set(&(weight - increment)?)
+        weight - increment
     }
 }
 
-impl Optimizer for RmsProp {
-    type Config = Self;
-
-    /// Gives `config`'s options to an optimizer of these variables.
-    fn new(variables: Vec<Var>, config: Self) -> candle_core::Result<Self> {
-        config
-            .with_variables(variables)
-            .map_err(candle_core::Error::wrap)
-    }
-
-    /// Updates every variable that has a gradient.
-    fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {
-        let mut slots = std::mem::take(&mut self.slots);
-        let outcome = slots
-            .iter_mut()
-            .try_for_each(|slot| match gradients.get(&slot.variable) {
-                Some(gradient) => self.update(slot, &gradient.detach()),
-                None => Ok(()),
-            });
-        self.slots = slots;
-        outcome
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.learning_rate
-    }
-
-    fn set_learning_rate(&mut self, learning_rate: f64) {
-        self.learning_rate = learning_rate;
-    }
-}
+optimizer_methods!(RmsProp);

@@ -1,17 +1,23 @@
-//! The training loop.
+//! What a run is made of.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use candle_core::DType;
-use candle_nn::Optimizer;
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::history::{EpochRecord, History};
-use super::loss::Loss;
-use super::metrics::Evaluation;
-use super::rmsprop::RmsProp;
-use crate::data::{Batch, Loader};
-use crate::model::{Backbone, Classifier, Dropout};
+use super::callback::{Callback, Callbacks};
+use super::checkpoint::Checkpoints;
+use super::clip::Clip;
+use super::evaluate::same_classes;
+use super::history::History;
+use super::learner::Learner;
+use super::loss::Targets;
+use super::optimizer::AnyOptimizer;
+use super::phase::{Phase, block_names, check_block};
+use super::progress_bar::ProgressBar;
+use super::run::Run;
+use super::schedule::Schedule;
+use super::source::Source;
+use crate::model::{Backbone, Classifier};
 use crate::{Augmenter, DirectoryDataset, Error, Result};
 
 /// Trains a [`Classifier`] on a dataset.
@@ -19,7 +25,7 @@ use crate::{Augmenter, DirectoryDataset, Error, Result};
 /// Every epoch sees the training pictures in a fresh order, augmented afresh, the last short batch included,
 /// and ends with the validation pictures as they are. Only what is trainable changes.
 ///
-/// Defaults are Keras's: 1 epoch, batches of 32, no augmentation; the seed is 0.
+/// Defaults are Keras's: 1 epoch, batches of 32, a constant learning rate, no augmentation; the seed is 0.
 ///
 /// ```no_run
 /// use candle_core::Device;
@@ -39,28 +45,64 @@ use crate::{Augmenter, DirectoryDataset, Error, Result};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Trainer {
-    optimizer: RmsProp,
+    pub(super) optimizer: AnyOptimizer,
     epochs: usize,
-    batch_size: usize,
-    seed: u64,
-    augmenter: Option<Augmenter>,
+    schedule: Schedule,
+    phases: Vec<Phase>,
+    pub(super) batch_size: usize,
+    pub(super) seed: u64,
+    pub(super) augmenter: Option<Augmenter>,
+    pub(super) block_rates: Vec<(String, f64)>,
+    pub(super) clip: Option<Clip>,
+    pub(super) targets: Targets,
+    callbacks: Callbacks,
+    progress_bar: bool,
+    pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) resume: Option<PathBuf>,
+    pub(super) stop: Option<Arc<AtomicBool>>,
 }
 
 impl Trainer {
-    /// A trainer that updates with this optimizer.
-    pub fn new(optimizer: RmsProp) -> Self {
+    /// A trainer that updates with this optimizer: [`RmsProp`](crate::RmsProp), [`AdamW`](crate::AdamW) or
+    /// [`Sgd`](crate::Sgd).
+    pub fn new(optimizer: impl Into<AnyOptimizer>) -> Self {
         Self {
-            optimizer,
+            optimizer: optimizer.into(),
             epochs: 1,
+            schedule: Schedule::constant(),
+            phases: Vec::new(),
             batch_size: 32,
             seed: 0,
             augmenter: None,
+            block_rates: Vec::new(),
+            clip: None,
+            targets: Targets::default(),
+            callbacks: Callbacks::default(),
+            progress_bar: true,
+            checkpoints: None,
+            resume: None,
+            stop: None,
         }
     }
 
     /// Sets how many times the training pictures are seen; the default is 1.
     pub fn epochs(mut self, epochs: usize) -> Self {
         self.epochs = epochs;
+        self
+    }
+
+    /// Sets how the learning rate moves over the run's steps; the default is not to.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = schedule;
+        self
+    }
+
+    /// Trains in phases, one after the other, which take the place of [`epochs`](Self::epochs) and
+    /// [`schedule`](Self::schedule). Each starts from the weights the one before left. The optimizer's state
+    /// of variables that stay open goes on; a variable that is opened, or opened again, starts without. The
+    /// model's blocks are left as the last phase set them.
+    pub fn phases(mut self, phases: impl IntoIterator<Item = Phase>) -> Self {
+        self.phases = phases.into_iter().collect();
         self
     }
 
@@ -83,219 +125,146 @@ impl Trainer {
         self
     }
 
-    /// Trains the model's head and open blocks, and returns what each epoch reached. On a terminal, shows a
-    /// progress bar per epoch on the standard error.
+    /// Multiplies the learning rate of a block of the base (a [`Block`](crate::Block) or its name), or of the
+    /// `head`, by a number above 0; the default is 1 for all. To keep a block as it is, freeze it.
+    pub fn block_learning_rate(mut self, block: impl ToString, multiplier: f64) -> Self {
+        self.block_rates.push((block.to_string(), multiplier));
+        self
+    }
+
+    /// Bounds the gradients of every step; the default is not to.
+    pub fn clip(mut self, clip: Clip) -> Self {
+        self.clip = Some(clip);
+        self
+    }
+
+    /// Multiplies the loss of each training picture by its class's weight, in label order; the default is 1
+    /// for all. As in Keras, the sum is still divided by the number of pictures, the reported training loss is
+    /// the weighted one, and validation does not know the weights.
+    pub fn class_weights(mut self, weights: impl IntoIterator<Item = f64>) -> Self {
+        self.targets.class_weights = weights.into_iter().collect();
+        self
+    }
+
+    /// Spreads this share of each label, in [0, 1), evenly over the classes; the default is 0. As in Keras,
+    /// the reported losses, that of validation too, are those on the smoothed labels;
+    /// [`evaluate`](Classifier::evaluate) is on the plain ones.
+    pub fn label_smoothing(mut self, share: f64) -> Self {
+        self.targets.label_smoothing = share;
+        self
+    }
+
+    /// Adds a callback. They are told in the order they were added; a trainer's clones share them.
+    pub fn callback(mut self, callback: impl Callback + 'static) -> Self {
+        self.callbacks.push(callback);
+        self
+    }
+
+    /// Whether a progress bar per epoch is shown on the standard error, if that is a terminal; the default is
+    /// to. Without it, warnings are not shown either: a callback can take them from
+    /// [`TrainBegin`](super::TrainBegin).
+    pub fn progress_bar(mut self, shown: bool) -> Self {
+        self.progress_bar = shown;
+        self
+    }
+
+    /// Writes checkpoints; the default is not to.
+    pub fn checkpoint(mut self, checkpoints: Checkpoints) -> Self {
+        self.checkpoints = Some(checkpoints);
+        self
+    }
+
+    /// Goes on from the newest whole checkpoint of a folder: the final weights are those of a run that was
+    /// never interrupted, bit for bit, on one machine. The model, the datasets and every option that decides
+    /// what is computed must be as the run was begun with. A folder without checkpoints begins at the
+    /// beginning; damaged files are passed over with a warning.
+    pub fn resume(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.resume = Some(folder.into());
+        self
+    }
+
+    /// Leaves the run, with a checkpoint if any are kept, after the step during which the flag becomes true.
+    /// `fit` then returns the history so far, and the model is as that step left it.
+    pub fn stop_flag(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.stop = Some(flag);
+        self
+    }
+
+    /// Trains the model's head and open blocks, and returns what each epoch reached.
     ///
     /// # Errors
     /// [`Error::Option`] for an option out of range or a dataset whose classes are not the model's;
     /// [`Error::Diverged`] when the loss becomes NaN or infinite, with the model as it was before that step;
-    /// what the dataset's policy says of a bad picture.
+    /// [`Error::Checkpoint`] for a run that cannot be resumed with these options; [`Error::Io`] for a
+    /// checkpoint that cannot be written; what the dataset's policy says of a bad picture, and a callback of
+    /// its own work.
     pub fn fit<B: Backbone>(
         &self,
         model: &mut Classifier<B>,
         train: &DirectoryDataset,
         validation: &DirectoryDataset,
     ) -> Result<History> {
-        self.check()?;
+        let phases = self.plan();
+        self.check(model, &phases)?;
         same_classes("train", model, train)?;
         same_classes("validation", model, validation)?;
-        let mut train_loader = loader(model, train, self.batch_size).shuffle(self.seed);
-        if let Some(augmenter) = &self.augmenter {
-            train_loader = train_loader.augment(augmenter.clone(), self.seed);
+        let mut callbacks = self.callbacks.clone();
+        if self.progress_bar {
+            callbacks.push(ProgressBar::default());
         }
-        let validation_loader = loader(model, validation, self.batch_size);
-        let variables = model.variables().into_iter().map(|(_, var)| var).collect();
-        let mut optimizer = self.optimizer.clone().with_variables(variables)?;
-
-        let mut history = History::default();
-        for epoch in 1..=self.epochs {
-            let start = Instant::now();
-            let progress = Progress::new(epoch, self.epochs, train_loader.batches());
-            let trained =
-                self.train_epoch(epoch, model, &train_loader, &mut optimizer, &progress)?;
-            let validated = evaluate(model, &validation_loader)?;
-            let record = EpochRecord {
-                epoch,
-                loss: trained.loss(),
-                accuracy: trained.accuracy(),
-                val_loss: validated.loss,
-                val_accuracy: validated.accuracy,
-                seconds: start.elapsed().as_secs_f64(),
-            };
-            progress.finish(&record);
-            history.epochs.push(record);
-        }
-        Ok(history)
+        Run::new(self, model, train, validation, phases, callbacks).go()
     }
 
-    /// One pass over the training pictures.
-    fn train_epoch<B: Backbone>(
+    /// The phases of a run: its own, or one of all epochs.
+    fn plan(&self) -> Vec<Phase> {
+        if self.phases.is_empty() {
+            return vec![Phase::new(self.epochs).schedule(self.schedule)];
+        }
+        self.phases.clone()
+    }
+
+    /// What a phase's schedule starts from.
+    pub(super) fn phase_learning_rate(&self, phase: &Phase) -> f64 {
+        phase
+            .learning_rate
+            .unwrap_or_else(|| self.optimizer.learning_rate())
+    }
+
+    /// A learner of what is open now.
+    pub(super) fn learner<B: Backbone>(&self, model: &Classifier<B>) -> Learner {
+        let (rates, targets) = (&self.block_rates, &self.targets);
+        Learner::new(model, &self.optimizer, rates, targets, self.clip, self.seed)
+    }
+
+    pub(super) fn train_source<B: Backbone>(
         &self,
-        epoch: usize,
         model: &Classifier<B>,
-        loader: &Loader,
-        optimizer: &mut RmsProp,
-        progress: &Progress,
-    ) -> Result<Mean> {
-        let loss = Loss::for_head(model.head().config());
-        let mut mean = Mean::default();
-        for (index, batch) in loader.epoch(epoch as u64).enumerate() {
-            let batch = batch?;
-            let dropout = Dropout {
-                seed: self.seed,
-                epoch: epoch as u64,
-                pictures: &batch.ids,
-            };
-            let logits = model.forward_train(&batch.images, &dropout)?;
-            let batch_loss = loss.forward(&logits, &batch.labels)?;
-            let value = batch_loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-            if !value.is_finite() {
-                return Err(Error::Diverged {
-                    epoch,
-                    step: index + 1,
-                    loss: value,
-                });
-            }
-            // The one place where gradients become an update.
-            optimizer.step(&batch_loss.backward()?)?;
-            let probabilities = model.head().probabilities(&logits.detach())?;
-            mean.add(value, &probabilities.to_vec2()?, &batch);
-            progress.step(&mean);
-        }
-        Ok(mean)
+        train: &DirectoryDataset,
+    ) -> Source {
+        Source::plain(model, train, self.batch_size).varied(self.seed, self.augmenter.as_ref())
     }
 
-    fn check(&self) -> Result<()> {
-        for (option, value) in [("epochs", self.epochs), ("batch_size", self.batch_size)] {
-            if value == 0 {
-                return Err(Error::option(option, value, "1 or more"));
-            }
+    pub(super) fn check<B: Backbone>(&self, model: &Classifier<B>, phases: &[Phase]) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::option("batch_size", 0, "1 or more"));
         }
         self.optimizer.check()?;
+        for phase in phases {
+            phase.check(model)?;
+        }
+        let mut known = block_names(model);
+        known.push("head".to_owned());
+        for (block, multiplier) in &self.block_rates {
+            check_block("block_learning_rate", block, &known)?;
+            if !(multiplier.is_finite() && *multiplier > 0.0) {
+                return Err(Error::option("block_learning_rate", multiplier, "above 0"));
+            }
+        }
+        self.clip.map_or(Ok(()), Clip::check)?;
+        self.targets.check(model.class_names().len())?;
+        self.checkpoints
+            .as_ref()
+            .map_or(Ok(()), Checkpoints::check)?;
         self.augmenter.as_ref().map_or(Ok(()), Augmenter::check)
-    }
-}
-
-impl<B: Backbone> Classifier<B> {
-    /// Scores the classifier on every picture of a dataset, exactly once.
-    ///
-    /// # Errors
-    /// [`Error::Option`] for a dataset whose classes are not the model's; what the dataset's policy says of a
-    /// bad picture.
-    pub fn evaluate(&self, dataset: &DirectoryDataset) -> Result<Evaluation> {
-        same_classes("dataset", self, dataset)?;
-        evaluate(self, &loader(self, dataset, 32))
-    }
-}
-
-/// A loader of pictures as the model takes them.
-fn loader<B: Backbone>(
-    model: &Classifier<B>,
-    dataset: &DirectoryDataset,
-    batch_size: usize,
-) -> Loader {
-    let (height, width) = model.size();
-    Loader::new(dataset, height, width)
-        .batch_size(batch_size)
-        .resize(model.resize_filter())
-        .preprocess(model.preprocess())
-        .device(&model.base().device())
-}
-
-fn evaluate<B: Backbone>(model: &Classifier<B>, loader: &Loader) -> Result<Evaluation> {
-    let loss = Loss::for_head(model.head().config());
-    let (mut labels, mut probabilities, mut total) = (Vec::new(), Vec::new(), 0.0);
-    for batch in loader.epoch(0) {
-        let batch = batch?;
-        let logits = model.forward(&batch.images)?;
-        let batch_loss = loss.forward(&logits, &batch.labels)?.to_dtype(DType::F32)?;
-        total += f64::from(batch_loss.to_scalar::<f32>()?) * batch.labels.len() as f64;
-        probabilities.extend(model.head().probabilities(&logits)?.to_vec2::<f32>()?);
-        labels.extend(batch.labels);
-    }
-    let mean_loss = total / labels.len().max(1) as f64;
-    Evaluation::from_predictions(&labels, &probabilities, model.class_names(), mean_loss)
-}
-
-/// Labels are positions: they mean the same only under the same names.
-fn same_classes<B: Backbone>(
-    what: &'static str,
-    model: &Classifier<B>,
-    dataset: &DirectoryDataset,
-) -> Result<()> {
-    if dataset.class_names() != model.class_names() {
-        return Err(Error::option(
-            what,
-            format!("a dataset of {}", dataset.class_names().join(", ")),
-            format!(
-                "one of the model's classes: {}",
-                model.class_names().join(", ")
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// Mean loss and accuracy over the pictures seen so far, not over batches: the last batch may be short.
-#[derive(Default)]
-struct Mean {
-    loss: f64,
-    right: usize,
-    pictures: usize,
-}
-
-impl Mean {
-    fn add(&mut self, loss: f32, probabilities: &[Vec<f32>], batch: &Batch) {
-        self.loss += f64::from(loss) * batch.labels.len() as f64;
-        self.pictures += batch.labels.len();
-        self.right += probabilities
-            .iter()
-            .zip(&batch.labels)
-            .filter(|(row, label)| super::metrics::predicted_class(row) == **label as usize)
-            .count();
-    }
-
-    fn loss(&self) -> f64 {
-        self.loss / self.pictures.max(1) as f64
-    }
-
-    fn accuracy(&self) -> f64 {
-        self.right as f64 / self.pictures.max(1) as f64
-    }
-}
-
-/// One epoch's progress bar: loss, accuracy and time left. indicatif hides it where the standard error is no
-/// terminal.
-struct Progress(ProgressBar);
-
-impl Progress {
-    fn new(epoch: usize, epochs: usize, batches: usize) -> Self {
-        let bar = ProgressBar::new(batches as u64);
-        if let Ok(style) =
-            ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} {eta} left")
-        {
-            bar.set_style(style);
-        }
-        bar.set_prefix(format!("epoch {epoch}/{epochs}"));
-        Self(bar)
-    }
-
-    fn step(&self, mean: &Mean) {
-        self.0.set_message(format!(
-            "loss {:.4} accuracy {:.3}",
-            mean.loss(),
-            mean.accuracy()
-        ));
-        self.0.inc(1);
-    }
-
-    fn finish(&self, record: &EpochRecord) {
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {msg}") {
-            self.0.set_style(style);
-        }
-        self.0.finish_with_message(format!(
-            "loss {:.4} accuracy {:.3} val_loss {:.4} val_accuracy {:.3} in {:.1} s",
-            record.loss, record.accuracy, record.val_loss, record.val_accuracy, record.seconds
-        ));
     }
 }

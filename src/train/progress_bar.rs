@@ -1,0 +1,61 @@
+//! One bar per epoch on the standard error.
+
+use std::ops::ControlFlow;
+
+use indicatif::ProgressStyle;
+
+use super::callback::{Callback, EpochBegin, EpochEnd, StepEnd, Stop, TrainBegin};
+use crate::Result;
+
+/// A [`Callback`] that shows loss, accuracy and the time left of each epoch, and the run's warnings; a
+/// [`Trainer`](crate::Trainer) has it unless told otherwise. indicatif hides the bar where the standard error is
+/// no terminal.
+#[derive(Debug)]
+pub(super) struct ProgressBar(indicatif::ProgressBar);
+
+impl Default for ProgressBar {
+    fn default() -> Self {
+        Self(indicatif::ProgressBar::hidden())
+    }
+}
+
+impl Callback for ProgressBar {
+    fn on_train_begin(&mut self, run: &TrainBegin<'_>) -> Result<()> {
+        for warning in run.warnings {
+            eprintln!("warning: {warning}");
+        }
+        Ok(())
+    }
+
+    fn on_epoch_begin(&mut self, epoch: &EpochBegin) -> Result<()> {
+        let bar = indicatif::ProgressBar::new(epoch.steps as u64);
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} {eta} left")
+        {
+            bar.set_style(style);
+        }
+        bar.set_prefix(format!("epoch {}/{}", epoch.epoch, epoch.epochs));
+        self.0 = bar.with_position(epoch.done as u64);
+        Ok(())
+    }
+
+    fn on_step_end(&mut self, step: &StepEnd) -> Result<ControlFlow<()>> {
+        let (loss, accuracy) = (step.loss, step.accuracy);
+        self.0
+            .set_message(format!("loss {loss:.4} accuracy {accuracy:.3}"));
+        self.0.inc(1);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
+        let record = epoch.record;
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {msg}") {
+            self.0.set_style(style);
+        }
+        self.0.finish_with_message(format!(
+            "loss {:.4} accuracy {:.3} val_loss {:.4} val_accuracy {:.3} in {:.1} s",
+            record.loss, record.accuracy, record.val_loss, record.val_accuracy, record.seconds
+        ));
+        Ok(ControlFlow::Continue(()))
+    }
+}
