@@ -1,0 +1,113 @@
+"""What every Python peer shares: the pixels, the weights and the conversation with compare.py.
+
+A peer is one process that answers lines of its standard input with one line each of its standard output:
+
+    prepare WORK     ok [SUM SQUARES]   SUM and SQUARES of the features, for a forward pass
+    run WORK TIMES   ok FIGURE          milliseconds of one of TIMES repetitions; pictures a second for `loader`
+    memory           ok MB              the most memory this process ever held
+
+or `error REASON`. Before the first it says `ready VERSION`. benches/peers/ours.rs says the same in Rust.
+"""
+
+import os
+import re
+import statistics
+import sys
+import time
+
+import numpy as np
+
+THREADS = 2
+BATCH, SIDE, HIDDEN, RATE = 20, 64, 132, 2e-5
+POOL = "pool"
+CONVOLUTIONS = [64, 64, POOL, 128, 128, POOL, *[256] * 4, POOL, *[512] * 4, POOL, *[512] * 4, POOL]
+
+
+def layers():
+    """torchvision's name, input and output channels of each convolution of VGG19."""
+    index, c_in = 0, 3
+    for c_out in CONVOLUTIONS:
+        if c_out is POOL:
+            index += 1
+            continue
+        yield f"features.{index}", c_in, c_out
+        # A convolution and its ReLU.
+        index, c_in = index + 2, c_out
+
+
+def pixels(*shape):
+    """The same values in 0 to 1 in every language: a multiplicative hash of the position."""
+    position = np.arange(np.prod(shape), dtype=np.uint64)
+    hashed = (position * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)
+    return ((hashed >> np.uint64(8)).astype(np.float32) / np.float32(1 << 24)).reshape(shape)
+
+
+def labels():
+    return (np.arange(BATCH) % 2).astype(np.float32)
+
+
+def read_weights(models):
+    from safetensors.numpy import load_file
+
+    return load_file(os.path.join(models, "vgg19.safetensors"))
+
+
+def shape_of(work):
+    """(pictures, side) of `forward_20x64`; None for other work."""
+    match = re.fullmatch(r"forward_(\d+)x(\d+)", work)
+    return match and tuple(map(int, match.groups()))
+
+
+def median_ms(step, times):
+    """One untimed turn, which fetches what the other frameworks have pushed out of the caches, then the median."""
+    step()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return 1000 * statistics.median(taken)
+
+
+def mean_ms(step, times):
+    """As `median_ms`, with the mean: what an epoch divided by its steps is."""
+    step()
+    start = time.perf_counter()
+    for _ in range(times):
+        step()
+    return 1000 * (time.perf_counter() - start) / times
+
+
+def peak_mb():
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def serve(version, prepare):
+    """Talks to compare.py. `prepare(work)` returns (times → figure, features or None), or raises."""
+    # The protocol keeps standard output to itself; what a framework prints goes to standard error.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    print(f"ready {version}", file=answers)
+    run = None
+    for line in sys.stdin:
+        command, *words = line.split()
+        try:
+            if command == "prepare":
+                run = None
+                run, features = prepare(words[0])
+                answer = ""
+                if features is not None:
+                    features = np.asarray(features, dtype=np.float64)
+                    answer = f" {features.sum():.9e} {(features**2).sum():.9e}"
+            elif command == "run":
+                answer = f" {run(int(words[1]))}"
+            elif command == "memory":
+                answer = f" {peak_mb()}"
+            else:
+                raise ValueError(f"no command {command}")
+            print(f"ok{answer}", file=answers)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"error {reason}", file=answers)
