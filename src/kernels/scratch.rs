@@ -11,26 +11,31 @@ static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 const MOST_SPARE: usize = 6;
 
 /// A buffer with whatever its last user left in it, given back when dropped.
-pub(super) struct Scratch(Vec<f32>);
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// As long as it ever was: what was written once need not be cleared to be used again.
+    buffer: Vec<f32>,
+    length: usize,
+}
 
 impl Scratch {
     /// A buffer of this many floats: the smallest spare one that holds them, else a new one.
     pub(super) fn new(length: usize) -> Self {
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = (0..spare.len())
-            .filter(|index| spare[*index].capacity() >= length)
-            .min_by_key(|index| spare[*index].capacity());
-        let index = fits.or_else(|| (0..spare.len()).max_by_key(|index| spare[*index].capacity()));
-        let mut buffer = index.map_or_else(Vec::new, |index| spare.swap_remove(index));
+            .filter(|index| spare[*index].len() >= length)
+            .min_by_key(|index| spare[*index].len());
+        let largest = || (0..spare.len()).max_by_key(|index| spare[*index].len());
+        let mut buffer = match fits.or_else(largest) {
+            Some(index) => spare.swap_remove(index),
+            None => Vec::new(),
+        };
         drop(spare);
-        if buffer.capacity() < length {
-            buffer = Vec::new();
-        }
         if buffer.len() < length {
-            buffer.resize(length, 0.0);
+            // Zeroed by the system, page by page as it is touched.
+            buffer = vec![0.0; length];
         }
-        buffer.truncate(length);
-        Self(buffer)
+        Self { buffer, length }
     }
 }
 
@@ -38,7 +43,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < MOST_SPARE {
-            spare.push(std::mem::take(&mut self.0));
+            spare.push(std::mem::take(&mut self.buffer));
         }
     }
 }
@@ -47,13 +52,13 @@ impl Deref for Scratch {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.buffer[..self.length]
     }
 }
 
 impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.buffer[..self.length]
     }
 }
 
