@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::layout::Maps;
+use super::scratch::Scratch;
 #[cfg(target_arch = "aarch64")]
 use super::simd::Neon;
 #[cfg(target_arch = "x86_64")]
@@ -201,25 +202,25 @@ impl Method {
     }
 
     /// Weights as this method wants them.
-    pub(super) fn prepare(self, isa: Isa, filters: &Filters<'_>) -> Vec<f32> {
+    pub(super) fn prepare(self, isa: Isa, filters: &Filters<'_>) -> Scratch {
         with_lanes!(isa, L => match self {
             Self::Winograd4 => {
-                let mut u = vec![0.0; winograd::weights_len::<L, F4>(filters)];
+                let mut u = Scratch::new(winograd::weights_len::<L, F4>(filters));
                 winograd::weights::<L, F4>(filters, &mut u);
                 u
             }
             Self::Winograd2 => {
-                let mut u = vec![0.0; winograd::weights_len::<L, F2>(filters)];
+                let mut u = Scratch::new(winograd::weights_len::<L, F2>(filters));
                 winograd::weights::<L, F2>(filters, &mut u);
                 u
             }
             Self::Direct => {
-                let mut w = vec![0.0; direct::weights_len::<L>(filters, Input::Blocked)];
+                let mut w = Scratch::new(direct::weights_len::<L>(filters, Input::Blocked));
                 direct::weights::<L>(filters, Input::Blocked, &mut w);
                 w
             }
             Self::DirectPlanar => {
-                let mut w = vec![0.0; direct::weights_len::<L>(filters, Input::Planar)];
+                let mut w = Scratch::new(direct::weights_len::<L>(filters, Input::Planar));
                 direct::weights::<L>(filters, Input::Planar, &mut w);
                 w
             }
@@ -258,7 +259,7 @@ impl Method {
             });
         }
         let whole = maps.with_channels(out_channels);
-        let mut unpooled = super::scratch::Scratch::new(whole.len());
+        let mut unpooled = Scratch::new(whole.len());
         let epilogue = Epilogue {
             pool: false,
             ..*epilogue

@@ -41,18 +41,26 @@ pub(super) fn weights<S: Simd>(filters: &Filters<'_>, input: Input, w: &mut [f32
     let panel = S::PANEL_VECTORS * LANES;
     let padded = input.channels(inputs);
     assert_eq!(w.len(), weights_len::<S>(filters, input));
-    for (index, chunk) in w.chunks_exact_mut(9 * padded * panel).enumerate() {
-        chunk.fill(0.0);
-        for channel in 0..inputs {
-            for vector in 0..S::PANEL_VECTORS {
-                let taps = filters.gather(channel, index * panel + vector * LANES);
-                for (tap, values) in taps.iter().enumerate() {
-                    let start = (tap * padded + channel) * panel + vector * LANES;
-                    chunk[start..start + LANES].copy_from_slice(values);
+    let chunks = w.len() / (9 * padded * panel);
+    let w = Shared::new(w);
+    for_each(chunks * padded, 8, |item| {
+        let (index, channel) = (item / padded, item % padded);
+        for vector in 0..S::PANEL_VECTORS {
+            let taps = if channel < inputs {
+                filters.gather(channel, index * panel + vector * LANES)
+            } else {
+                [[0.0; LANES]; 9]
+            };
+            for (tap, values) in taps.iter().enumerate() {
+                let row = (index * 9 + tap) * padded + channel;
+                // SAFETY: an item writes its own panel's and channel's rows, and w was checked to have them.
+                unsafe {
+                    let to = w.at(row * panel + vector * LANES);
+                    values.as_ptr().copy_to_nonoverlapping(to, LANES);
                 }
             }
         }
-    }
+    });
 }
 
 /// How many floats [`weights`] writes.

@@ -4,11 +4,18 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// Buffers nobody uses at the moment.
+/// Buffers nobody uses at the moment, the one longest unused first.
 static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
-/// How many spare buffers are kept.
-const MOST_SPARE: usize = 6;
+/// How many floats the spare buffers hold together at most.
+const MOST_SPARE: usize = 96 << 20;
+
+/// A buffer more than this many times as long as needed is left for those who need it.
+const MOST_SLACK: usize = 2;
+
+/// Floats from which a buffer is worth large pages.
+#[cfg(target_os = "linux")]
+const LARGE: usize = 1 << 20;
 
 /// A buffer with whatever its last user left in it, given back when dropped.
 #[derive(Debug)]
@@ -23,27 +30,41 @@ impl Scratch {
     pub(super) fn new(length: usize) -> Self {
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = (0..spare.len())
-            .filter(|index| spare[*index].len() >= length)
+            .filter(|index| (length..=MOST_SLACK * length).contains(&spare[*index].len()))
             .min_by_key(|index| spare[*index].len());
-        let largest = || (0..spare.len()).max_by_key(|index| spare[*index].len());
-        let mut buffer = match fits.or_else(largest) {
-            Some(index) => spare.swap_remove(index),
-            None => Vec::new(),
-        };
+        let found = fits.map(|index| spare.remove(index));
         drop(spare);
-        if buffer.len() < length {
-            // Zeroed by the system, page by page as it is touched.
-            buffer = vec![0.0; length];
-        }
+        let buffer = found.unwrap_or_else(|| allocate(length));
         Self { buffer, length }
     }
+}
+
+/// Zeroes, which the system provides page by page as they are touched.
+fn allocate(length: usize) -> Vec<f32> {
+    let buffer = vec![0.0f32; length];
+    // Fresh pages cost more than a layer's arithmetic, and addresses on small ones are looked up again and again:
+    // large pages are some hundred times fewer.
+    #[cfg(target_os = "linux")]
+    if length >= LARGE {
+        const PAGE: usize = 4096;
+        let start = (buffer.as_ptr() as usize).next_multiple_of(PAGE);
+        let end = (buffer.as_ptr() as usize + length * size_of::<f32>()) / PAGE * PAGE;
+        // SAFETY: the range is whole pages within the buffer, and the advice changes nothing in what they hold. If
+        // it is not taken, nothing is lost.
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE);
+        }
+    }
+    buffer
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < MOST_SPARE {
-            spare.push(std::mem::take(&mut self.buffer));
+        spare.push(std::mem::take(&mut self.buffer));
+        let mut held: usize = spare.iter().map(Vec::len).sum();
+        while held > MOST_SPARE {
+            held -= spare.remove(0).len();
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Layer<'a> {
 }
 
 /// A layer's weights as a method wants them.
-type Weights = Arc<Vec<f32>>;
+type Weights = Arc<Scratch>;
 
 /// Weights of frozen layers as the methods want them, made when first needed and kept.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    fn get(&self, layer: usize, method: Method, make: impl FnOnce() -> Vec<f32>) -> Weights {
+    fn get(&self, layer: usize, method: Method, make: impl FnOnce() -> Scratch) -> Weights {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.entry((layer, method))
             .or_insert_with(|| Arc::new(make()))
