@@ -29,7 +29,7 @@ mod winograd;
 pub(crate) use conv::Isa;
 pub(crate) use layout::Maps;
 pub(crate) use stack::{Layer, Prepared, run};
-pub(crate) use training::{Input, OpenLayer, run_open};
+pub(crate) use training::{Input, OpenLayer, backward, run_open};
 pub(crate) use values::values;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::conv::{Isa, Method, pad_bias};
 use super::layout::Maps;
-use super::training::{Input, OpenLayer, run_open};
+use super::training::{Input, OpenLayer, backward, run_open};
 use super::winograd::{Epilogue, Filters};
 
 /// Reproducible numbers, about normal.
@@ -368,12 +368,14 @@ fn check_training(
     let error = relative_error(&found, &expected);
     assert!(error < 1e-5, "{what}: output error {error:e}");
     let cotangent = Tensor::from_vec(cotangent, y.shape(), &Device::Cpu).unwrap();
-    let found = (y * cotangent)
-        .unwrap()
-        .sum_all()
-        .unwrap()
-        .backward()
-        .unwrap();
+    let loss = (y * cotangent).unwrap().sum_all().unwrap();
+    // Both ways for gradients to come out; which one a case takes is as random as the rest.
+    let found = if seed.is_multiple_of(2) {
+        backward(&loss)
+    } else {
+        loss.backward()
+    };
+    let found = found.unwrap();
     for (index, (dw, db)) in gradients.iter().enumerate() {
         let (weight, bias) = &variables[index];
         for (var, expected, name) in [(weight, dw, "weight"), (bias, db, "bias")] {
@@ -516,6 +518,45 @@ fn threads_change_no_bit() {
                 "{isa:?}: {threads} threads differ from one"
             );
         }
+    }
+}
+
+#[test]
+fn gradients_that_go_around_candle_add_up_as_in_it() {
+    let maps = Maps {
+        pictures: 2,
+        channels: 16,
+        height: 6,
+        width: 9,
+    };
+    let weight = Tensor::from_vec(noise(16 * 16 * 9, 1), (16, 16, 3, 3), &Device::Cpu).unwrap();
+    let bias = Tensor::from_vec(noise(16, 2), 16, &Device::Cpu).unwrap();
+    let (weight, bias) = (
+        Var::from_tensor(&weight).unwrap(),
+        Var::from_tensor(&bias).unwrap(),
+    );
+    let run = |seed| {
+        let layer = OpenLayer {
+            weight: weight.as_tensor().clone(),
+            bias: bias.as_tensor().clone(),
+            pool: false,
+        };
+        let x = Input::Planar(noise(maps.planar_len(), seed));
+        run_open(Isa::available()[0], vec![layer], x, maps).unwrap()
+    };
+    // The same variables in two runs, and once outside of any.
+    let loss = ((run(3).sqr().unwrap() + run(4)).unwrap().sum_all().unwrap()
+        + weight.sqr().unwrap().sum_all().unwrap())
+    .unwrap();
+    let (sooner, candle) = (backward(&loss).unwrap(), loss.backward().unwrap());
+    for var in [&weight, &bias] {
+        let numbers = |store: &candle_core::backprop::GradStore| -> Vec<f32> {
+            let gradient = store.get(var).unwrap();
+            gradient.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let expected: Vec<f64> = numbers(&candle).into_iter().map(f64::from).collect();
+        let error = relative_error(&numbers(&sooner), &expected);
+        assert!(error < 1e-6, "error {error:e}");
     }
 }
 

@@ -7,9 +7,11 @@
 //! weight, bias and the last token, and the run takes the chain's end. Going back, candle reaches the run first,
 //! which computes all gradients; each link then hands out its layer's.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Layout, Result, Shape, Tensor};
 
 use super::conv::{Isa, Method, pad_bias};
@@ -69,6 +71,39 @@ pub(crate) fn run_open(
         }
     }
     token.apply_op1(Whole(run))
+}
+
+thread_local! {
+    /// Gradients of variables on their way around candle, while [`backward`] runs on this thread.
+    static AROUND: RefCell<Option<Vec<(Tensor, Tensor)>>> = const { RefCell::new(None) };
+}
+
+/// [`Tensor::backward`], sooner: candle adds each gradient to fresh zeroes, which for the weights of convolutions takes
+/// longer than to compute it. Those of variables go around that.
+pub(crate) fn backward(loss: &Tensor) -> Result<GradStore> {
+    AROUND.set(Some(Vec::new()));
+    let store = loss.backward();
+    let around = AROUND.take().unwrap_or_default();
+    let mut store = store?;
+    for (variable, gradient) in around {
+        let gradient = match store.remove(&variable) {
+            Some(other) => (other + gradient)?,
+            None => gradient,
+        };
+        store.insert(&variable, gradient);
+    }
+    Ok(store)
+}
+
+/// Takes the gradient of a variable around candle if [`backward`] runs; else gives it back.
+fn around(tensor: &Tensor, gradient: Tensor) -> Option<Tensor> {
+    AROUND.with_borrow_mut(|around| match around {
+        Some(around) if tensor.is_variable() => {
+            around.push((tensor.clone(), gradient));
+            None
+        }
+        _ => Some(gradient),
+    })
 }
 
 /// Where a layer's maps are kept.
@@ -360,8 +395,8 @@ impl CustomOp3 for Link {
 
     fn bwd(
         &self,
-        _: &Tensor,
-        _: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
         token: &Tensor,
         _: &Tensor,
         _: &Tensor,
@@ -369,7 +404,9 @@ impl CustomOp3 for Link {
         let gradients = lock(&self.run.gradients)
             .get_mut(self.index)
             .and_then(Option::take);
-        let (weight, bias) = gradients.unzip();
-        Ok((weight, bias, Some(token.zeros_like()?)))
+        let (dw, db) = gradients.unzip();
+        let dw = dw.and_then(|dw| around(weight, dw));
+        let db = db.and_then(|db| around(bias, db));
+        Ok((dw, db, Some(token.zeros_like()?)))
     }
 }

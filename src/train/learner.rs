@@ -8,6 +8,7 @@ use super::metrics::predicted_class;
 use super::optimizer::{AnyOptimizer, Variable};
 use super::source::Source;
 use crate::data::Batch;
+use crate::kernels;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::{Error, Result};
 
@@ -95,7 +96,7 @@ impl Learner {
 
     /// The one place where gradients become an update.
     fn update(&mut self, loss: &Tensor, learning_rate: f64) -> Result<()> {
-        let mut gradients = loss.backward()?;
+        let mut gradients = kernels::backward(loss)?;
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
