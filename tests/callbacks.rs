@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Var};
 use headstart::train::{EpochBegin, EpochEnd, StepEnd, Stop, TrainBegin};
 use headstart::{
-    Callback, Checkpoints, Classifier, ConvBase, CsvLog, EpochRecord, Error, Head, History,
-    JsonLines, Phase, Result, Sgd, Trainer, Weights,
+    Callback, Checkpoints, Classifier, CsvLog, EpochRecord, Error, Head, History, JsonLines, Phase,
+    Result, Sgd, Trainer,
 };
 
 fn model() -> Classifier {
-    let base = ConvBase::vgg11(Weights::Random { seed: 3 }, &Device::Cpu).unwrap();
-    Classifier::new(base.frozen(), Head::sigmoid(), &["blue", "red"])
+    Classifier::new(common::frozen_base(), Head::sigmoid(), &["blue", "red"])
         .unwrap()
         .input_size(32, 32)
         .unwrap()

@@ -5,19 +5,16 @@ mod common;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use headstart::model::Backbone;
 use headstart::train::{Monitor, StepEnd};
 use headstart::{
-    AdamW, Block, Callback, Classifier, Clip, ConvBase, DirectoryDataset, EarlyStopping, Head,
-    History, LearningRates, Phase, ReduceOnPlateau, Result, RmsProp, Schedule, Sgd, Trainer,
-    Weights,
+    AdamW, Block, Callback, Classifier, Clip, DirectoryDataset, EarlyStopping, Head, History,
+    LearningRates, Phase, ReduceOnPlateau, Result, RmsProp, Schedule, Sgd, Trainer,
 };
 
 fn model(open: &[Block]) -> Classifier {
-    let mut base = ConvBase::vgg11(Weights::Random { seed: 3 }, &Device::Cpu)
-        .unwrap()
-        .frozen();
+    let mut base = common::frozen_base();
     for block in open {
         base = base.unfreeze(*block).unwrap();
     }
@@ -286,7 +283,7 @@ fn early_stopping_ends_a_phase_at_its_best() {
 #[test]
 fn the_finder_leaves_the_model_as_it_was() {
     let (_folder, dataset) = common::colours(4);
-    let mut model = model(&[Block::Conv5]);
+    let mut model = model(&[]);
     let before = weights(&model);
     let trainer = Trainer::new(AdamW::new(1e-3)).batch_size(4);
     let found = trainer.find_learning_rate(&mut model, &dataset).unwrap();

@@ -111,7 +111,9 @@ impl Student {
             let mean = channels.mean_keepdim(1)?;
             let centred = channels.broadcast_sub(&mean)?;
             let deviation = (centred.sqr()?.mean(1)? + 1e-6)?.sqrt()?;
-            layer.gain.set(&(layer.gain.as_detached_tensor() / &deviation)?)?;
+            layer
+                .gain
+                .set(&(layer.gain.as_detached_tensor() / &deviation)?)?;
             if let Some((shortcut, _)) = &layer.shortcut {
                 shortcut.set(&(shortcut.as_detached_tensor() / &deviation)?)?;
             }
@@ -119,7 +121,9 @@ impl Student {
             layer.bias.set(&bias)?;
             let (weight, bias) = layer.fold()?;
             let sums = x.conv2d(&weight.detach(), 1, 1, 1, 1)?;
-            x = sums.broadcast_add(&bias.detach().reshape((1, (), 1, 1))?)?.relu()?;
+            x = sums
+                .broadcast_add(&bias.detach().reshape((1, (), 1, 1))?)?
+                .relu()?;
             if layer.pool {
                 x = x.max_pool2d(2)?;
             }

@@ -1,13 +1,15 @@
 //! `santa`: a training run from class folders to a saved classifier.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use clap::ValueEnum;
 use headstart::model::Backbone;
 use headstart::{
-    Augmenter, Block, Classifier, ConvBase, DirectoryDataset, Evaluation, Head, History,
-    Preprocess, Resize, RmsProp, Trainer, Vgg, Weights,
+    Augmenter, Block, Checkpoints, Classifier, ConvBase, DirectoryDataset, Evaluation, Head,
+    History, Preprocess, Resize, RmsProp, Trainer, Vgg, Weights,
 };
 
 /// What a training run takes.
@@ -59,7 +61,10 @@ pub(crate) struct Options {
     /// Trains on the pictures as they are, without random rotations, shifts, shears, zooms and flips.
     #[arg(long)]
     no_augment: bool,
-    /// Where history.csv, metrics.json and model.safetensors go.
+    /// Goes on with the run that was left, or killed, in the folder `--out`, with the same options.
+    #[arg(long)]
+    resume: bool,
+    /// Where history.csv, metrics.json, model.safetensors and the run's checkpoints go.
     #[arg(long, default_value = "runs/santa", value_name = "DIR")]
     out: PathBuf,
 }
@@ -116,15 +121,33 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", model.summary()?);
     explain(options, &model);
 
+    // The first Ctrl-C leaves the run after the step, with a checkpoint; the second at once.
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    let checkpoints = options.out.join("checkpoints");
     let mut trainer = Trainer::new(RmsProp::new(options.learning_rate()))
         .epochs(options.epochs)
         .batch_size(options.batch_size)
-        .seed(options.seed);
+        .seed(options.seed)
+        .checkpoint(Checkpoints::new(&checkpoints).every(5))
+        .stop_flag(stop.clone());
+    if options.resume {
+        trainer = trainer.resume(&checkpoints);
+    }
     if !options.no_augment {
         trainer = trainer.augment(Augmenter::notebook());
     }
     let history = trainer.fit(&mut model, &train, &validation)?;
     print_history(&history);
+    if stop.load(Ordering::Relaxed) && history.epochs.len() < options.epochs {
+        println!("\nLeft as asked. The same command with --resume goes on.");
+        return Ok(());
+    }
 
     let evaluation = model.evaluate(&test)?;
     println!("\nOn the test pictures, none of which was trained on:\n{evaluation}");
@@ -135,6 +158,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     }
     print_verdicts(&model, &test)?;
     save(options, &model, &history, &evaluation)?;
+    // The saved model is what they were kept for.
+    std::fs::remove_dir_all(&checkpoints)
+        .map_err(|error| format!("{}: {error}", checkpoints.display()))?;
     if options.data.is_none() {
         println!(
             "\nWith pictures of your own, in DIR/train/CLASS, DIR/validation/CLASS and DIR/test/CLASS, and the full \

@@ -1,8 +1,10 @@
 //! Pictures that a classifier can tell apart.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
-use headstart::DirectoryDataset;
+use candle_core::Device;
+use headstart::{ConvBase, DirectoryDataset, Weights};
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 
@@ -34,4 +36,12 @@ fn save_picture(path: &Path, tint: [u8; 3], seed: u32) {
         }))
     });
     picture.save(path).unwrap();
+}
+
+/// A frozen VGG11 with random weights, made once.
+#[allow(dead_code, reason = "not every test file asks for one")]
+pub fn frozen_base() -> ConvBase {
+    static BASE: OnceLock<ConvBase> = OnceLock::new();
+    let made = || ConvBase::vgg11(Weights::Random { seed: 3 }, &Device::Cpu).unwrap();
+    BASE.get_or_init(|| made().frozen()).clone()
 }
