@@ -271,6 +271,33 @@ impl Method {
     }
 }
 
+/// What weights that change with every step are convolved with.
+impl Method {
+    /// Convolves `x` into `y` with weights that are not used again.
+    pub(super) fn convolve_once(
+        self,
+        isa: Isa,
+        x: &[f32],
+        maps: Maps,
+        filters: &Filters<'_>,
+        epilogue: &Epilogue<'_>,
+        y: &mut [f32],
+    ) {
+        with_lanes!(isa, L => match self {
+            Self::Winograd4 if winograd::is_large::<L, F4>(filters) => {
+                return winograd::convolve_once::<L, F4>(x, maps, filters, epilogue, y);
+            }
+            Self::Winograd2 if winograd::is_large::<L, F2>(filters) => {
+                return winograd::convolve_once::<L, F2>(x, maps, filters, epilogue, y);
+            }
+            _ => {}
+        });
+        let prepared = self.prepare(isa, filters);
+        let (outputs, _) = filters.sizes();
+        self.convolve(isa, x, maps, &prepared, outputs, epilogue, y);
+    }
+}
+
 /// A bias as epilogues want it: padded with zeros to whole panels.
 pub(super) fn pad_bias(bias: &[f32]) -> Vec<f32> {
     let mut padded = bias.to_vec();

@@ -35,17 +35,18 @@ pub(super) fn weights<S: Simd, T: Tile>(
     let panel = S::PANEL_VECTORS * LANES;
     let (rows, panels) = (input.blocks() * LANES, out_channels.div_ceil(panel));
     let groups = rows.div_ceil(GROUP);
-    let (v_row, m_row) = (rows + PAD, panels * panel + PAD);
     let (from, to) = (Grid::new::<T>(input), Grid::new::<T>(output));
     let tiles = from.tiles();
     if tiles == 0 {
         dw.fill(0.0);
         return;
     }
-    let most = (CHUNK_BYTES / (4 * T::POINTS * (v_row + m_row))).max(LANES);
+    let most = (CHUNK_BYTES / (4 * T::POINTS * (groups * GROUP + panels * panel))).max(LANES);
     let chunks = tiles.div_ceil(most);
     let chunk = tiles.div_ceil(chunks);
-    let (v_point, m_point) = (chunk * v_row + PAD, chunk * m_row + PAD);
+    // Tile after tile of one group, or one panel, lies in one run: a product reads straight on.
+    let (v_group, m_panel) = (chunk * GROUP + PAD, chunk * panel + PAD);
+    let (v_point, m_point) = (groups * v_group, panels * m_panel);
     let mut v = Scratch::new(T::POINTS * v_point);
     let mut m = Scratch::new(T::POINTS * m_point);
     // One chunk: an item's sums are finished while they are in cache. More: they wait for the next.
@@ -68,7 +69,8 @@ pub(super) fn weights<S: Simd, T: Tile>(
         // block's points, or its group's and panel's sums and weights.
         for_each(count * input.blocks(), 8, |item| unsafe {
             let (tile, block) = (item / input.blocks(), item % input.blocks());
-            let v = v.at(tile * v_row + block * LANES);
+            let (group, within) = (block * LANES / GROUP, block * LANES % GROUP);
+            let v = v.at(group * v_group + tile * GROUP + within);
             S::vectorize(
                 #[inline(always)]
                 || input_tile::<S, T, false>(x.as_ptr(), &from, first + tile, block, v, v_point),
@@ -76,7 +78,8 @@ pub(super) fn weights<S: Simd, T: Tile>(
         });
         for_each(count * output.blocks(), 8, |item| unsafe {
             let (tile, block) = (item / output.blocks(), item % output.blocks());
-            let m = m.at(tile * m_row + block * LANES);
+            let (index, within) = (block * LANES / panel, block * LANES % panel);
+            let m = m.at(index * m_panel + tile * panel + within);
             S::vectorize(
                 #[inline(always)]
                 || input_tile::<S, T, true>(dy.as_ptr(), &to, first + tile, block, m, m_point),
@@ -89,8 +92,8 @@ pub(super) fn weights<S: Simd, T: Tile>(
                 segments: &[0],
                 terms: count,
                 a_row: 1,
-                a_k: v_row,
-                b_k: m_row,
+                a_k: GROUP,
+                b_k: panel,
                 c_row: panel,
                 accumulate: first > 0,
             };
@@ -99,8 +102,8 @@ pub(super) fn weights<S: Simd, T: Tile>(
                     #[inline(always)]
                     || {
                         for point in 0..T::POINTS {
-                            let a = v.at(point * v_point + group * GROUP);
-                            let b = m.at(point * m_point + index * panel);
+                            let a = v.at(point * v_point + group * v_group);
+                            let b = m.at(point * m_point + index * m_panel);
                             product.run::<S>(a, b, sums.add(point * GROUP * panel));
                         }
                         if first + count == tiles {

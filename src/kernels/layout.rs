@@ -34,6 +34,11 @@ impl Maps {
         self.pictures * self.channels * self.height * self.width
     }
 
+    /// The same maps of another number of pictures.
+    pub(super) fn of(self, pictures: usize) -> Self {
+        Self { pictures, ..self }
+    }
+
     /// Whether there are so few channels that a convolution had better read them as tensors have them.
     pub(super) fn suits_planes(&self) -> bool {
         self.channels <= LANES / 2

@@ -1,6 +1,7 @@
 //! A run of layers without a graph: in as a tensor, through every layer in the kernels' layout, out as a tensor.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conv::{Isa, Method, pad_bias};
@@ -38,58 +39,163 @@ impl Prepared {
     }
 }
 
+/// Bytes of a layer's input and output up to which they are taken to stay in the processor's last cache.
+const CACHED_BYTES: usize = 10 << 20;
+
 /// Runs layers over pictures (N, C, H, W) and returns blocked maps. Nothing in between is kept.
+///
+/// Early layers, whose maps are large, take a few pictures at a time, so that a layer finds its input in the cache;
+/// the later ones take all of them, so that weights are read once.
 pub(crate) fn run(
     isa: Isa,
     layers: &[Layer<'_>],
     prepared: &Prepared,
     planar: &[f32],
-    mut maps: Maps,
+    maps: Maps,
 ) -> (Vec<f32>, Maps) {
-    let mut current: Option<Scratch> = None;
-    let mut last = Vec::new();
-    for (index, layer) in layers.iter().enumerate() {
-        let out_channels = layer.bias.len();
-        let method = match &current {
-            None if maps.suits_planes() => Method::DirectPlanar,
-            _ => Method::for_maps(maps, out_channels),
-        };
-        if current.is_none() && method != Method::DirectPlanar {
-            let mut blocked = Scratch::new(maps.len());
-            maps.to_blocked(planar, &mut blocked);
-            current = Some(blocked);
+    let stack = Stack {
+        isa,
+        layers,
+        prepared,
+        pictures: maps.pictures,
+    };
+    let (early, group) = stack.early(maps);
+    let between = stack.output(0..early, maps);
+    let result = stack.output(early..layers.len(), between);
+    let mut last = vec![0.0; result.len()];
+    if early == 0 || group >= maps.pictures {
+        stack.run(0..layers.len(), Input::Planar(planar), maps, &mut last);
+        return (last, result);
+    }
+    let mut gathered = Scratch::new(if early == layers.len() {
+        0
+    } else {
+        between.len()
+    });
+    let halfway = if early == layers.len() {
+        &mut last[..]
+    } else {
+        &mut gathered[..]
+    };
+    let (per_input, per_output) = (maps.of(1).planar_len(), between.of(1).len());
+    for first in (0..maps.pictures).step_by(group) {
+        let count = group.min(maps.pictures - first);
+        let pictures = &planar[first * per_input..][..count * per_input];
+        let to = &mut halfway[first * per_output..][..count * per_output];
+        stack.run(0..early, Input::Planar(pictures), maps.of(count), to);
+    }
+    if early < layers.len() {
+        let rest = early..layers.len();
+        stack.run(rest, Input::Blocked(&gathered), between, &mut last);
+    }
+    (last, result)
+}
+
+/// What goes into a layer.
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    Planar(&'a [f32]),
+    Blocked(&'a [f32]),
+}
+
+struct Stack<'a> {
+    isa: Isa,
+    layers: &'a [Layer<'a>],
+    prepared: &'a Prepared,
+    /// For how many pictures methods are chosen: they differ by rounding, and that must not depend on groups.
+    pictures: usize,
+}
+
+impl Stack<'_> {
+    /// How many leading layers go by groups of pictures, and how many pictures make a group.
+    fn early(&self, mut maps: Maps) -> (usize, usize) {
+        let mut largest = 0;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let output = maps.with_channels(layer.bias.len());
+            let bytes = 4 * (maps.of(1).len() + output.of(1).len());
+            if bytes * maps.pictures <= CACHED_BYTES {
+                return (index, (CACHED_BYTES / largest.max(1)).max(1));
+            }
+            largest = largest.max(bytes);
+            maps = if layer.pool { output.pooled() } else { output };
         }
+        (self.layers.len(), (CACHED_BYTES / largest.max(1)).max(1))
+    }
+
+    /// The shape that layers make of a shape.
+    fn output(&self, layers: Range<usize>, maps: Maps) -> Maps {
+        self.layers[layers].iter().fold(maps, |maps, layer| {
+            let output = maps.with_channels(layer.bias.len());
+            if layer.pool { output.pooled() } else { output }
+        })
+    }
+
+    /// Runs some of the layers into `last`.
+    fn run(&self, layers: Range<usize>, input: Input<'_>, mut maps: Maps, last: &mut [f32]) {
+        let mut current: Option<Scratch> = None;
+        let end = layers.end;
+        for index in layers {
+            let layer = &self.layers[index];
+            let out_channels = layer.bias.len();
+            let planar = match input {
+                Input::Planar(planar) if current.is_none() => Some(planar),
+                _ => None,
+            };
+            let method = match planar {
+                Some(_) if maps.suits_planes() => Method::DirectPlanar,
+                _ => Method::for_maps(maps.of(self.pictures), out_channels),
+            };
+            if let (Some(planar), true) = (planar, method != Method::DirectPlanar) {
+                let mut blocked = Scratch::new(maps.len());
+                maps.to_blocked(planar, &mut blocked);
+                current = Some(blocked);
+            }
+            let x = match (&current, input) {
+                (Some(current), _) => current,
+                (None, Input::Planar(x) | Input::Blocked(x)) => x,
+            };
+            let weights = self.weights(index, method, maps);
+            let bias = pad_bias(layer.bias);
+            let epilogue = Epilogue {
+                bias: Some(&bias),
+                relu: true,
+                pool: layer.pool,
+                gate: None,
+            };
+            let output = self.output(index..index + 1, maps);
+            if index + 1 == end {
+                method.convolve(self.isa, x, maps, &weights, out_channels, &epilogue, last);
+            } else {
+                let mut next = Scratch::new(output.len());
+                method.convolve(
+                    self.isa,
+                    x,
+                    maps,
+                    &weights,
+                    out_channels,
+                    &epilogue,
+                    &mut next,
+                );
+                current = Some(next);
+            }
+            maps = output;
+        }
+    }
+
+    /// A layer's weights as the method wants them.
+    fn weights(&self, index: usize, method: Method, maps: Maps) -> Weights {
+        let layer = &self.layers[index];
         let filters = Filters {
             weights: layer.weights,
-            out_channels,
+            out_channels: layer.bias.len(),
             in_channels: maps.channels,
             transposed: false,
         };
-        let make = || method.prepare(isa, &filters);
-        let weights = if layer.frozen {
-            prepared.get(index, method, make)
+        let make = || method.prepare(self.isa, &filters);
+        if layer.frozen {
+            self.prepared.get(index, method, make)
         } else {
             Arc::new(make())
-        };
-        let bias = pad_bias(layer.bias);
-        let epilogue = Epilogue {
-            bias: Some(&bias),
-            relu: true,
-            pool: layer.pool,
-            gate: None,
-        };
-        let whole = maps.with_channels(out_channels);
-        let output = if layer.pool { whole.pooled() } else { whole };
-        let x = current.as_deref().unwrap_or(planar);
-        if index + 1 == layers.len() {
-            last = vec![0.0; output.len()];
-            method.convolve(isa, x, maps, &weights, out_channels, &epilogue, &mut last);
-        } else {
-            let mut next = Scratch::new(output.len());
-            method.convolve(isa, x, maps, &weights, out_channels, &epilogue, &mut next);
-            current = Some(next);
         }
-        maps = output;
     }
-    (last, maps)
 }

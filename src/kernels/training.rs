@@ -211,16 +211,7 @@ impl Run {
                 pool: false,
                 gate: None,
             };
-            let prepared = method.prepare(self.isa, &filters);
-            method.convolve(
-                self.isa,
-                x,
-                stage.input,
-                &prepared,
-                stage.output.channels,
-                &epilogue,
-                y,
-            );
+            method.convolve_once(self.isa, x, stage.input, &filters, &epilogue, y);
             if let Some(pooled) = &stage.pooled {
                 self.isa
                     .max_pool(y, stage.output, &mut after[..pooled.len()]);
@@ -309,15 +300,12 @@ impl Run {
                     gate,
                 };
                 let method = Method::for_maps(stage.output, stage.input.channels);
-                let prepared = method.prepare(self.isa, &filters);
                 let mut dx = Scratch::new(stage.input.len());
-                let inputs = stage.input.channels;
-                method.convolve(
+                method.convolve_once(
                     self.isa,
                     &gradient,
                     stage.output,
-                    &prepared,
-                    inputs,
+                    &filters,
                     &epilogue,
                     &mut dx,
                 );

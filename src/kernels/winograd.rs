@@ -415,6 +415,107 @@ fn phased<S: Simd, T: Tile>(
     }
 }
 
+/// Whether weights that are used once are better transformed panel by panel, see [`convolve_once`].
+pub(super) fn is_large<S: Simd, T: Tile>(filters: &Filters<'_>) -> bool {
+    weights_len::<S, T>(filters) * 4 > FUSED_WEIGHTS
+}
+
+/// [`convolve`] with weights that change before they are used again: each thread transforms a panel of them, uses it
+/// while it is in its cache, and forgets it. Nine numbers are read from memory for thirty-six.
+pub(super) fn convolve_once<S: Simd, T: Tile>(
+    x: &[f32],
+    input: Maps,
+    filters: &Filters<'_>,
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    let (out_channels, in_channels) = filters.sizes();
+    let panel = S::PANEL_VECTORS * LANES;
+    let (in_blocks, panels) = (input.blocks(), out_channels.div_ceil(panel));
+    let output = input.with_channels(out_channels);
+    let written = if epilogue.pool {
+        output.pooled()
+    } else {
+        output
+    };
+    assert_eq!(input.channels, in_channels);
+    assert_eq!((x.len(), y.len()), (input.len(), written.len()));
+    assert!(
+        epilogue
+            .bias
+            .is_none_or(|bias| bias.len() >= panels * panel)
+    );
+    assert!(epilogue.gate.is_none_or(|gate| gate.len() == y.len()));
+
+    let (from, to) = (Grid::new::<T>(input), Grid::new::<T>(output));
+    let a_row = in_blocks * LANES + PAD;
+    let tiles = from.tiles();
+    let most = (PHASED_BYTES / (4 * T::POINTS * a_row)).max(S::ROWS);
+    let chunk = tiles.div_ceil(tiles.div_ceil(most).max(1));
+    let (v_point, m_point) = (chunk * a_row + PAD, chunk * panel + PAD);
+    let u_point = in_blocks * LANES * panel;
+    let mut v = Scratch::new(T::POINTS * v_point);
+    let (v, y) = (Shared::new(&mut v), Shared::new(y));
+    for first in (0..tiles).step_by(chunk.max(1)) {
+        let count = chunk.min(tiles - first);
+        // SAFETY, for both loops: the kernels were chosen for this processor; sizes of x and y were checked and v is
+        // made for a chunk. An item writes what no other item does: its tile's and block's points, its panel's pixels.
+        for_each(count * in_blocks, 8, |item| unsafe {
+            let (tile, block) = (item / in_blocks, item % in_blocks);
+            let v = v.at(tile * a_row + block * LANES);
+            S::vectorize(
+                #[inline(always)]
+                || input_tile::<S, T, false>(x.as_ptr(), &from, first + tile, block, v, v_point),
+            );
+        });
+        let product = Product {
+            rows: count,
+            segments: &[0],
+            terms: in_blocks * LANES,
+            a_row,
+            a_k: 1,
+            b_k: panel,
+            c_row: panel,
+            accumulate: false,
+        };
+        for_each(panels, 1, |index| {
+            with_own(T::POINTS * (u_point + m_point), |own| {
+                let (u, m) = own.split_at_mut(T::POINTS * u_point);
+                let (u, m) = (u.as_mut_ptr(), m.as_mut_ptr());
+                // SAFETY: as above; u is made for a panel's weights and m for its products.
+                unsafe {
+                    S::vectorize(
+                        #[inline(always)]
+                        || {
+                            for input in 0..product.terms {
+                                panel_weights::<S, T>(filters, index, input, u);
+                            }
+                            for point in 0..T::POINTS {
+                                product.run::<S>(
+                                    v.at(point * v_point),
+                                    u.add(point * u_point),
+                                    m.add(point * m_point),
+                                );
+                            }
+                            for vector in 0..S::PANEL_VECTORS {
+                                let block = index * S::PANEL_VECTORS + vector;
+                                if block == output.blocks() {
+                                    break;
+                                }
+                                for tile in 0..count {
+                                    let m = m.add(tile * panel + vector * LANES);
+                                    let (place, y) = (first + tile, y.at(0));
+                                    output_tile::<S, T>(m, m_point, &to, place, block, epilogue, y);
+                                }
+                            }
+                        },
+                    );
+                }
+            });
+        });
+    }
+}
+
 /// Weights (out, in, 3, 3), or for the gradient of the input their transpose turned by 180°.
 #[derive(Clone, Copy)]
 pub(super) struct Filters<'a> {
@@ -465,45 +566,61 @@ pub(super) fn weights<S: Simd, T: Tile>(filters: &Filters<'_>, u: &mut [f32]) {
     let u = Shared::new(u);
     for_each(outputs.div_ceil(panel) * padded, 4, |item| {
         let (index, input) = (item / padded, item % padded);
-        for vector in 0..S::PANEL_VECTORS {
-            let first = index * panel + vector * LANES;
-            let taps = if input < inputs {
-                filters.gather(input, first)
-            } else {
-                [[0.0; LANES]; 9]
-            };
-            // SAFETY: the kernels were chosen for this processor; the length of u was checked, and an item
-            // writes its panel's and input's vectors alone.
-            unsafe {
-                S::vectorize(
-                    #[inline(always)]
-                    || {
-                        let mut rows = [[S::splat(0.0); 3]; MAX_SIZE];
-                        for j in 0..3 {
-                            let column = T::weights::<S>([
-                                S::load(taps[j].as_ptr()),
-                                S::load(taps[3 + j].as_ptr()),
-                                S::load(taps[6 + j].as_ptr()),
-                            ]);
-                            for i in 0..T::SIZE {
-                                rows[i][j] = column[i];
-                            }
-                        }
-                        for (i, row) in rows.iter().enumerate().take(T::SIZE) {
-                            let row = T::weights::<S>(*row);
-                            for (j, value) in row.iter().enumerate().take(T::SIZE) {
-                                let point = index * T::POINTS + i * T::SIZE + j;
-                                S::store(
-                                    u.at((point * padded + input) * panel + vector * LANES),
-                                    *value,
-                                );
-                            }
-                        }
-                    },
-                );
-            }
+        // SAFETY: the kernels were chosen for this processor; the length of u was checked, and an item writes its
+        // panel's and input's vectors alone.
+        unsafe {
+            let u = u.at(index * T::POINTS * padded * panel);
+            S::vectorize(
+                #[inline(always)]
+                || panel_weights::<S, T>(filters, index, input, u),
+            );
         }
     });
+}
+
+/// Transforms the weights from one input to one panel of outputs: a panel row at each point, of the panel's own
+/// weights (point, input, output within the panel).
+///
+/// # Safety
+/// Inside `vectorize`; `u` is valid for the panel's weights.
+#[inline(always)]
+unsafe fn panel_weights<S: Simd, T: Tile>(
+    filters: &Filters<'_>,
+    index: usize,
+    input: usize,
+    u: *mut f32,
+) {
+    let (_, inputs) = filters.sizes();
+    let panel = S::PANEL_VECTORS * LANES;
+    let padded = inputs.next_multiple_of(LANES);
+    for vector in 0..S::PANEL_VECTORS {
+        let taps = if input < inputs {
+            filters.gather(input, index * panel + vector * LANES)
+        } else {
+            [[0.0; LANES]; 9]
+        };
+        // SAFETY: the caller's: every point's row is within the panel's weights.
+        unsafe {
+            let mut rows = [[S::splat(0.0); 3]; MAX_SIZE];
+            for j in 0..3 {
+                let column = T::weights::<S>([
+                    S::load(taps[j].as_ptr()),
+                    S::load(taps[3 + j].as_ptr()),
+                    S::load(taps[6 + j].as_ptr()),
+                ]);
+                for i in 0..T::SIZE {
+                    rows[i][j] = column[i];
+                }
+            }
+            for (i, row) in rows.iter().enumerate().take(T::SIZE) {
+                let row = T::weights::<S>(*row);
+                for (j, value) in row.iter().enumerate().take(T::SIZE) {
+                    let row = (i * T::SIZE + j) * padded + input;
+                    S::store(u.add(row * panel + vector * LANES), *value);
+                }
+            }
+        }
+    }
 }
 
 /// How many floats [`weights`] writes.
