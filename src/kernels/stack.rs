@@ -40,7 +40,7 @@ impl Prepared {
 }
 
 /// Bytes of a layer's input and output up to which they are taken to stay in the processor's last cache.
-const CACHED_BYTES: usize = 10 << 20;
+const CACHED_BYTES: usize = 28 << 20;
 
 /// Runs layers over pictures (N, C, H, W) and returns blocked maps. Nothing in between is kept.
 ///
