@@ -64,7 +64,7 @@ fn start(pictures: &Path, folder: &Path) -> Child {
         .env(PICTURES, pictures)
         .env(FOLDER, folder)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::inherit())
         .spawn()
         .unwrap()
 }

@@ -283,10 +283,10 @@ fn early_stopping_ends_a_phase_at_its_best() {
 #[test]
 fn the_finder_leaves_the_model_as_it_was() {
     let (_folder, dataset) = common::colours(4);
-    let mut model = model(&[]);
+    let model = model(&[]);
     let before = weights(&model);
     let trainer = Trainer::new(AdamW::new(1e-3)).batch_size(4);
-    let found = trainer.find_learning_rate(&mut model, &dataset).unwrap();
+    let found = trainer.find_learning_rate(&model, &dataset).unwrap();
     for ((name, before), (_, after)) in before.iter().zip(&weights(&model)) {
         assert!(same(before, after), "{name}");
     }
@@ -306,10 +306,7 @@ fn the_finder_leaves_the_model_as_it_was() {
         shown.contains(&format!("suggestion: {suggestion:.1e}")),
         "{shown}"
     );
-    assert_eq!(
-        found,
-        trainer.find_learning_rate(&mut model, &dataset).unwrap()
-    );
+    assert_eq!(found, trainer.find_learning_rate(&model, &dataset).unwrap());
 }
 
 /// A loss whose fall against the logarithm of the rate is steepest at 1e-3.

@@ -246,7 +246,6 @@ pub struct CallbackState {
 }
 
 /// The state of a built-in callback that is not what it saved.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn state_error(error: serde_json::Error) -> Error {
     Error::option("callback state", error, "what the callback gave")
 }
