@@ -69,4 +69,4 @@ pub use error::{Error, Result};
 pub use model::{
     Block, Classifier, ConvBase, Head, Mode, Pooling, Prediction, Summary, Vgg, Weights,
 };
-pub use train::{EpochRecord, Epsilon, Evaluation, History, Loss, RmsProp, Trainer};
+pub use train::{EpochRecord, Epsilon, Evaluation, FeatureCache, History, Loss, RmsProp, Trainer};

@@ -16,8 +16,8 @@ pub(crate) struct Layer<'a> {
     /// (out)
     pub(crate) bias: &'a [f32],
     pub(crate) pool: bool,
-    /// Whether the weights stay as they are: then what is made of them is kept.
-    pub(crate) frozen: bool,
+    /// The layer's place in its base if the weights stay as they are: what is made of them is kept under it.
+    pub(crate) kept_as: Option<usize>,
 }
 
 /// A layer's weights as a method wants them.
@@ -39,12 +39,16 @@ impl Prepared {
 }
 
 /// Runs layers over pictures (N, C, H, W) and returns blocked maps. Nothing in between is kept.
+///
+/// Methods are chosen as for `batch` pictures: they differ by rounding, so that a picture's maps depend on `batch`
+/// and not on how many pictures come with it.
 pub(crate) fn run(
     isa: Isa,
     layers: &[Layer<'_>],
     prepared: &Prepared,
     planar: &[f32],
     mut maps: Maps,
+    batch: usize,
 ) -> (Vec<f32>, Maps) {
     let mut current: Option<Scratch> = None;
     let mut last = Vec::new();
@@ -52,7 +56,13 @@ pub(crate) fn run(
         let out_channels = layer.bias.len();
         let method = match &current {
             None if maps.suits_planes() => Method::DirectPlanar,
-            _ => Method::for_maps(maps, out_channels),
+            _ => {
+                let planned = Maps {
+                    pictures: batch,
+                    ..maps
+                };
+                Method::for_maps(planned, out_channels)
+            }
         };
         if current.is_none() && method != Method::DirectPlanar {
             let mut blocked = Scratch::new(maps.len());
@@ -66,10 +76,9 @@ pub(crate) fn run(
             transposed: false,
         };
         let make = || method.prepare(isa, &filters);
-        let weights = if layer.frozen {
-            prepared.get(index, method, make)
-        } else {
-            Arc::new(make())
+        let weights = match layer.kept_as {
+            Some(place) => prepared.get(place, method, make),
+            None => Arc::new(make()),
         };
         let bias = pad_bias(layer.bias);
         let epilogue = Epilogue {

@@ -6,10 +6,12 @@ use candle_core::DType;
 use candle_nn::Optimizer;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::features::FeatureCache;
 use super::history::{EpochRecord, History};
 use super::loss::Loss;
 use super::metrics::Evaluation;
 use super::rmsprop::RmsProp;
+use super::source::Source;
 use crate::data::{Batch, Loader};
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::{Augmenter, DirectoryDataset, Error, Result};
@@ -44,6 +46,7 @@ pub struct Trainer {
     batch_size: usize,
     seed: u64,
     augmenter: Option<Augmenter>,
+    feature_cache: Option<FeatureCache>,
 }
 
 impl Trainer {
@@ -55,6 +58,7 @@ impl Trainer {
             batch_size: 32,
             seed: 0,
             augmenter: None,
+            feature_cache: None,
         }
     }
 
@@ -83,6 +87,16 @@ impl Trainer {
         self
     }
 
+    /// Computes what the leading frozen blocks make of the training pictures once, not every epoch; the default is
+    /// not to. [`fit`](Self::fit) then refuses a base whose first block is trainable.
+    ///
+    /// Validation features are kept without being asked for where leading blocks are frozen, in up to 256 MiB of
+    /// memory; if they need more, they are computed every epoch. A cache on disk takes them too.
+    pub fn feature_cache(mut self, cache: FeatureCache) -> Self {
+        self.feature_cache = Some(cache);
+        self
+    }
+
     /// Trains the model's head and open blocks, and returns what each epoch reached. On a terminal, shows a
     /// progress bar per epoch on the standard error.
     ///
@@ -104,16 +118,20 @@ impl Trainer {
             train_loader = train_loader.augment(augmenter.clone(), self.seed);
         }
         let validation_loader = loader(model, validation, self.batch_size);
+        let cache = self.feature_cache.as_ref();
+        let mut train = Source::training(model, train_loader, cache)?;
+        let mut validation = Source::validation(model, validation_loader, cache)?;
         let variables = model.variables().into_iter().map(|(_, var)| var).collect();
         let mut optimizer = self.optimizer.clone().with_variables(variables)?;
 
         let mut history = History::default();
         for epoch in 1..=self.epochs {
             let start = Instant::now();
-            let progress = Progress::new(epoch, self.epochs, train_loader.batches());
-            let trained =
-                self.train_epoch(epoch, model, &train_loader, &mut optimizer, &progress)?;
-            let validated = evaluate(model, &validation_loader)?;
+            train.prepare(model, epoch as u64)?;
+            validation.prepare(model, 0)?;
+            let progress = Progress::new(epoch, self.epochs, train.batches());
+            let trained = self.train_epoch(epoch, model, &train, &mut optimizer, &progress)?;
+            let validated = evaluate(model, &validation)?;
             let record = EpochRecord {
                 epoch,
                 loss: trained.loss(),
@@ -133,20 +151,20 @@ impl Trainer {
         &self,
         epoch: usize,
         model: &Classifier<B>,
-        loader: &Loader,
+        source: &Source,
         optimizer: &mut RmsProp,
         progress: &Progress,
     ) -> Result<Mean> {
         let loss = Loss::for_head(model.head().config());
         let mut mean = Mean::default();
-        for (index, batch) in loader.epoch(epoch as u64).enumerate() {
+        for (index, batch) in source.epoch(epoch as u64).enumerate() {
             let batch = batch?;
             let dropout = Dropout {
                 seed: self.seed,
                 epoch: epoch as u64,
                 pictures: &batch.ids,
             };
-            let logits = model.forward_train(&batch.images, &dropout)?;
+            let logits = model.forward_train(source.first_block(), &batch.images, &dropout)?;
             let batch_loss = loss.forward(&logits, &batch.labels)?;
             let value = batch_loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
             if !value.is_finite() {
@@ -172,6 +190,9 @@ impl Trainer {
             }
         }
         self.optimizer.check()?;
+        self.feature_cache
+            .as_ref()
+            .map_or(Ok(()), FeatureCache::check)?;
         self.augmenter.as_ref().map_or(Ok(()), Augmenter::check)
     }
 }
@@ -184,7 +205,7 @@ impl<B: Backbone> Classifier<B> {
     /// bad picture.
     pub fn evaluate(&self, dataset: &DirectoryDataset) -> Result<Evaluation> {
         same_classes("dataset", self, dataset)?;
-        evaluate(self, &loader(self, dataset, 32))
+        evaluate(self, &Source::Pictures(loader(self, dataset, 32)))
     }
 }
 
@@ -202,12 +223,12 @@ fn loader<B: Backbone>(
         .device(&model.base().device())
 }
 
-fn evaluate<B: Backbone>(model: &Classifier<B>, loader: &Loader) -> Result<Evaluation> {
+fn evaluate<B: Backbone>(model: &Classifier<B>, source: &Source) -> Result<Evaluation> {
     let loss = Loss::for_head(model.head().config());
     let (mut labels, mut probabilities, mut total) = (Vec::new(), Vec::new(), 0.0);
-    for batch in loader.epoch(0) {
+    for batch in source.epoch(0) {
         let batch = batch?;
-        let logits = model.forward(&batch.images)?;
+        let logits = model.forward_from(source.first_block(), &batch.images)?;
         let batch_loss = loss.forward(&logits, &batch.labels)?.to_dtype(DType::F32)?;
         total += f64::from(batch_loss.to_scalar::<f32>()?) * batch.labels.len() as f64;
         probabilities.extend(model.head().probabilities(&logits)?.to_vec2::<f32>()?);
