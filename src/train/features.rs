@@ -2,6 +2,7 @@
 
 mod file;
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -102,11 +103,8 @@ impl FeatureCache {
 }
 
 /// A dataset's features, view by view.
-#[derive(Debug)]
 pub(super) struct Features {
-    /// Whose batches the features are served in.
-    served: Loader,
-    /// Gives the pictures the features are computed from.
+    /// Gives the pictures, in the dataset's order.
     pictures: Loader,
     /// How many blocks they go through, and how.
     blocks: usize,
@@ -115,9 +113,9 @@ pub(super) struct Features {
     shape: [usize; 3],
     device: Device,
     storage: Storage,
-    /// What all views of a file's name have in common, hashed.
-    origin: Option<blake3::Hasher>,
-    views: Vec<Option<View>>,
+    /// A hash of what all views of the dataset come from.
+    origin: OnceCell<blake3::Hasher>,
+    views: Vec<OnceCell<View>>,
 }
 
 /// One view's features.
@@ -136,32 +134,30 @@ enum Rows {
 }
 
 impl Features {
-    /// Training features: of views in turn, for `loader`'s batches.
+    /// Features of `loader`'s pictures, for its batches, whatever they are.
     pub(super) fn training<B: Backbone>(
         model: &Classifier<B>,
-        loader: Loader,
+        loader: &Loader,
         cache: &FeatureCache,
     ) -> Result<Self> {
-        let pictures = loader.clone().in_order().batch_size(BATCH);
         let views = if loader.augments() { cache.views } else { 1 };
+        let pictures = loader.clone().in_order().batch_size(BATCH);
         // Frozen blocks in training make the same of a picture in every batch.
-        Self::new(model, loader, pictures, Mode::Train, &cache.storage, views)
+        Self::new(model, pictures, Mode::Train, &cache.storage, views)
     }
 
-    /// Validation features: `loader` gives the same pictures in the same batches each time, and these batches are
-    /// what goes through the frozen blocks.
+    /// Features of `loader`'s pictures, which come in the same batches each time: these batches go through the frozen
+    /// blocks.
     pub(super) fn validation<B: Backbone>(
         model: &Classifier<B>,
-        loader: Loader,
+        loader: &Loader,
         storage: &Storage,
     ) -> Result<Self> {
-        let pictures = loader.clone();
-        Self::new(model, loader, pictures, Mode::Infer, storage, 1)
+        Self::new(model, loader.clone(), Mode::Infer, storage, 1)
     }
 
     fn new<B: Backbone>(
         model: &Classifier<B>,
-        served: Loader,
         pictures: Loader,
         mode: Mode,
         storage: &Storage,
@@ -173,22 +169,20 @@ impl Features {
         let device = base.device();
         let blank = Tensor::zeros((1, 3, height, width), DType::F32, &device)?;
         let (_, c, h, w) = base.forward_blocks(&blank, 0..blocks, mode)?.dims4()?;
-        // Decoded pictures are worth keeping for as long as there is another view to come.
-        let pictures = if views == 1 {
-            pictures.cache(0)
-        } else {
-            pictures
-        };
         Ok(Self {
-            served: served.cache(0),
-            pictures,
+            // Pictures that are decoded once need not be kept.
+            pictures: if views == 1 {
+                pictures.cache(0)
+            } else {
+                pictures
+            },
             blocks,
             mode,
             shape: [c, h, w],
             device,
             storage: storage.clone(),
-            origin: None,
-            views: (0..views).map(|_| None).collect(),
+            origin: OnceCell::new(),
+            views: (0..views).map(|_| OnceCell::new()).collect(),
         })
     }
 
@@ -197,15 +191,10 @@ impl Features {
         self.blocks
     }
 
-    /// The batches the features are served in.
-    pub(super) fn served(&self) -> &Loader {
-        &self.served
-    }
-
     /// The bytes of one view.
     pub(super) fn bytes(&self) -> usize {
         let row = self.row().saturating_mul(size_of::<f32>());
-        row.saturating_mul(self.served.dataset().len())
+        row.saturating_mul(self.pictures.dataset().len())
     }
 
     fn row(&self) -> usize {
@@ -217,39 +206,28 @@ impl Features {
         (epoch.saturating_sub(1) % self.views.len() as u64) as usize
     }
 
-    /// Has the features ready that an epoch needs.
-    pub(super) fn prepare<B: Backbone>(&mut self, model: &Classifier<B>, epoch: u64) -> Result<()> {
+    /// Computes the features an epoch needs, if they are not there.
+    pub(super) fn prepare<B: Backbone>(&self, model: &Classifier<B>, epoch: u64) -> Result<()> {
         let index = self.view_of(epoch);
-        if self.views[index].is_some() {
+        if self.views[index].get().is_some() {
             return Ok(());
         }
-        let view = match self.storage.clone() {
-            Storage::Memory => {
-                let mut rows = Vec::with_capacity(self.bytes() / size_of::<f32>());
-                let usable = self.compute(model, index, |new| {
-                    rows.extend_from_slice(new);
-                    Ok(())
-                })?;
-                View {
-                    usable,
-                    rows: Rows::Memory(rows),
-                }
-            }
-            Storage::Folder(folder) => self.on_disk(model, index, &folder)?,
+        let view = match &self.storage {
+            Storage::Memory => self.in_memory(model, index)?,
+            Storage::Folder(folder) => self.on_disk(model, index, folder)?,
         };
-        self.views[index] = Some(view);
-        if self.views.iter().all(Option::is_some) {
-            self.pictures = self.pictures.clone().cache(0);
-        }
+        self.views[index].get_or_init(|| view);
         Ok(())
     }
 
-    /// The batches of an epoch that was [prepared](Self::prepare), with features for images.
-    pub(super) fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> {
-        let view = self.views[self.view_of(epoch)].as_ref();
-        let batches = self.served.places(epoch).into_iter();
-        batches
-            .filter_map(move |places| view.and_then(|view| self.batch(view, &places).transpose()))
+    /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for images.
+    pub(super) fn epoch(&self, loader: &Loader, epoch: u64) -> impl Iterator<Item = Result<Batch>> {
+        let view = self.views[self.view_of(epoch)].get();
+        let batches = view.map(|view| (view, loader.places(epoch))).into_iter();
+        batches.flat_map(|(view, batches)| {
+            let batches = batches.into_iter();
+            batches.filter_map(|places| self.batch(view, &places).transpose())
+        })
     }
 
     /// The batch of the pictures at these places; `None` when none of them can be used.
@@ -271,12 +249,24 @@ impl Features {
             }
         }
         let [c, h, w] = self.shape;
-        let items = self.served.dataset().items();
+        let items = self.pictures.dataset().items();
         Ok(Some(Batch {
             images: Tensor::from_vec(numbers, (usable.len(), c, h, w), &self.device)?,
             labels: usable.iter().map(|p| items[*p].label as u32).collect(),
             ids: usable.iter().map(|p| items[*p].id).collect(),
         }))
+    }
+
+    fn in_memory<B: Backbone>(&self, model: &Classifier<B>, view: usize) -> Result<View> {
+        let mut rows = Vec::with_capacity(self.bytes() / size_of::<f32>());
+        let usable = self.compute(model, view, |new| {
+            rows.extend_from_slice(new);
+            Ok(())
+        })?;
+        Ok(View {
+            usable,
+            rows: Rows::Memory(rows),
+        })
     }
 
     /// Runs every picture through the frozen blocks, hands out rows in the dataset's order, and says which pictures
@@ -334,7 +324,7 @@ impl Features {
 impl Features {
     /// A view from its file, which is written first if it is not there, damaged, or another's.
     fn on_disk<B: Backbone>(
-        &mut self,
+        &self,
         model: &Classifier<B>,
         view: usize,
         folder: &Path,
@@ -383,10 +373,13 @@ impl Features {
     }
 
     /// A hash of everything a view's numbers come from, in hexadecimal.
-    fn key<B: Backbone>(&mut self, model: &Classifier<B>, view: usize) -> Result<String> {
-        let origin = match &mut self.origin {
+    fn key<B: Backbone>(&self, model: &Classifier<B>, view: usize) -> Result<String> {
+        let origin = match self.origin.get() {
             Some(origin) => origin,
-            none => none.insert(origin(model, &self.pictures, self.blocks, self.mode)?),
+            None => {
+                let origin = origin(model, &self.pictures, self.blocks, self.mode)?;
+                self.origin.get_or_init(|| origin)
+            }
         };
         let mut hasher = origin.clone();
         hasher.update(&(view as u64).to_le_bytes());

@@ -1,89 +1,141 @@
-//! Where the training loop's batches come from: pictures, or what frozen blocks made of them.
+//! Where batches come from, and how they enter the model.
+
+use candle_core::Tensor;
 
 use super::features::{FeatureCache, Features, Storage};
 use crate::data::{Batch, Loader};
-use crate::model::{Backbone, Classifier};
-use crate::{Error, Result};
+use crate::model::{Backbone, Classifier, Dropout};
+use crate::{Augmenter, DirectoryDataset, Error, Result};
 
 /// The memory in bytes that validation features may take without being asked for.
 const VALIDATION_BUDGET: usize = 256 << 20;
 
-/// A dataset's batches, epoch by epoch.
-#[derive(Debug)]
-pub(super) enum Source {
-    /// Pictures, for the whole model.
-    Pictures(Loader),
-    /// Features in place of images, for what comes after the leading frozen blocks.
-    Features(Features),
+/// The batches of a dataset, epoch by epoch: of pictures, or of what the leading frozen blocks made of them.
+pub(super) struct Source {
+    loader: Loader,
+    features: Option<Features>,
 }
 
 impl Source {
-    /// Training batches: features if there is a cache for them.
-    pub(super) fn training<B: Backbone>(
+    /// The pictures as they are, in the dataset's order, as the model takes them.
+    pub(super) fn plain<B: Backbone>(
         model: &Classifier<B>,
-        loader: Loader,
-        cache: Option<&FeatureCache>,
-    ) -> Result<Self> {
-        let Some(cache) = cache else {
-            return Ok(Self::Pictures(loader));
+        dataset: &DirectoryDataset,
+        batch_size: usize,
+    ) -> Self {
+        let (height, width) = model.size();
+        let loader = Loader::new(dataset, height, width)
+            .batch_size(batch_size)
+            .resize(model.resize_filter())
+            .preprocess(model.preprocess())
+            .device(&model.base().device());
+        Self {
+            loader,
+            features: None,
+        }
+    }
+
+    /// In a fresh order each epoch, augmented if there is an augmenter.
+    pub(super) fn varied(self, seed: u64, augmenter: Option<&Augmenter>) -> Self {
+        let loader = self.loader.shuffle(seed);
+        let loader = match augmenter {
+            Some(augmenter) => loader.augment(augmenter.clone(), seed),
+            None => loader,
         };
+        Self { loader, ..self }
+    }
+
+    /// Features in place of pictures, for training.
+    pub(super) fn cached<B: Backbone>(
+        self,
+        model: &Classifier<B>,
+        cache: &FeatureCache,
+    ) -> Result<Self> {
         if model.base().frozen_prefix() == 0 {
             return Err(Error::option(
                 "feature_cache",
                 "asked for on a base whose first block is trainable",
-                "a base whose first block is frozen, or one or more after it too",
+                "a base with at least its first block frozen",
             ));
         }
-        Ok(Self::Features(Features::training(model, loader, cache)?))
+        let features = Features::training(model, &self.loader, cache)?;
+        Ok(Self {
+            features: Some(features),
+            ..self
+        })
     }
 
-    /// Validation batches: features where the leading blocks are frozen, as far as there is room, or in the folder of
-    /// the cache for training.
-    pub(super) fn validation<B: Backbone>(
+    /// Features in place of pictures, for validation: where the leading blocks are frozen, as far as there is room,
+    /// or on the disk if the cache for training is there.
+    pub(super) fn cached_for_validation<B: Backbone>(
+        self,
         model: &Classifier<B>,
-        loader: Loader,
         cache: Option<&FeatureCache>,
     ) -> Result<Self> {
         if model.base().frozen_prefix() == 0 {
-            return Ok(Self::Pictures(loader));
+            return Ok(self);
         }
         let storage = cache.map_or(&Storage::Memory, FeatureCache::storage);
-        let features = Features::validation(model, loader.clone(), storage)?;
+        let features = Features::validation(model, &self.loader, storage)?;
         if *storage == Storage::Memory && features.bytes() > VALIDATION_BUDGET {
-            return Ok(Self::Pictures(loader));
+            return Ok(self);
         }
-        Ok(Self::Features(features))
+        Ok(Self {
+            features: Some(features),
+            ..self
+        })
     }
 
-    /// The block that a batch's `images` are for.
-    pub(super) fn first_block(&self) -> usize {
-        match self {
-            Self::Pictures(_) => 0,
-            Self::Features(features) => features.blocks(),
-        }
-    }
-
-    /// The number of batches in an epoch, or more if there are pictures that cannot be used.
+    /// How many batches an epoch has, or more if there are pictures that cannot be used.
     pub(super) fn batches(&self) -> usize {
-        match self {
-            Self::Pictures(loader) => loader.batches(),
-            Self::Features(features) => features.served().batches(),
+        self.loader.batches()
+    }
+
+    /// Computes the features an epoch needs, if they are not there: what [`epoch`](Self::epoch) would do itself, at a
+    /// time of the caller's choice.
+    pub(super) fn prepare<B: Backbone>(&self, model: &Classifier<B>, epoch: usize) -> Result<()> {
+        match &self.features {
+            Some(features) => features.prepare(model, epoch as u64),
+            None => Ok(()),
         }
     }
 
-    /// Has ready what an epoch's batches are made of; to be called before [`epoch`](Self::epoch).
-    pub(super) fn prepare<B: Backbone>(&mut self, model: &Classifier<B>, epoch: u64) -> Result<()> {
-        match self {
-            Self::Pictures(_) => Ok(()),
-            Self::Features(features) => features.prepare(model, epoch),
+    /// The batches of an epoch; `images` are features if there is a cache.
+    pub(super) fn epoch<'a, B: Backbone>(
+        &'a self,
+        model: &Classifier<B>,
+        epoch: usize,
+    ) -> Box<dyn Iterator<Item = Result<Batch>> + 'a> {
+        let Some(features) = &self.features else {
+            return Box::new(self.loader.epoch(epoch as u64));
+        };
+        match features.prepare(model, epoch as u64) {
+            Ok(()) => Box::new(features.epoch(&self.loader, epoch as u64)),
+            Err(error) => Box::new(std::iter::once(Err(error))),
         }
     }
 
-    /// The batches of one epoch.
-    pub(super) fn epoch(&self, epoch: u64) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
-        match self {
-            Self::Pictures(loader) => Box::new(loader.epoch(epoch)),
-            Self::Features(features) => Box::new(features.epoch(epoch)),
-        }
+    /// Logits of a batch with a graph, for training.
+    pub(super) fn forward_train<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        batch: &Batch,
+        dropout: &Dropout<'_>,
+    ) -> Result<Tensor> {
+        model.forward_train(self.first_block(), &batch.images, dropout)
+    }
+
+    /// Logits of a batch, for use.
+    pub(super) fn forward<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        batch: &Batch,
+    ) -> Result<Tensor> {
+        model.forward_from(self.first_block(), &batch.images)
+    }
+
+    /// The block that a batch enters the model at.
+    fn first_block(&self) -> usize {
+        self.features.as_ref().map_or(0, Features::blocks)
     }
 }

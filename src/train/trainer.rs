@@ -12,7 +12,7 @@ use super::loss::Loss;
 use super::metrics::Evaluation;
 use super::rmsprop::RmsProp;
 use super::source::Source;
-use crate::data::{Batch, Loader};
+use crate::data::Batch;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::{Augmenter, DirectoryDataset, Error, Result};
 
@@ -113,21 +113,16 @@ impl Trainer {
         self.check()?;
         same_classes("train", model, train)?;
         same_classes("validation", model, validation)?;
-        let mut train_loader = loader(model, train, self.batch_size).shuffle(self.seed);
-        if let Some(augmenter) = &self.augmenter {
-            train_loader = train_loader.augment(augmenter.clone(), self.seed);
-        }
-        let validation_loader = loader(model, validation, self.batch_size);
-        let cache = self.feature_cache.as_ref();
-        let mut train = Source::training(model, train_loader, cache)?;
-        let mut validation = Source::validation(model, validation_loader, cache)?;
+        let train = self.train_source(model, train)?;
+        let validation = Source::plain(model, validation, self.batch_size)
+            .cached_for_validation(model, self.feature_cache.as_ref())?;
         let variables = model.variables().into_iter().map(|(_, var)| var).collect();
         let mut optimizer = self.optimizer.clone().with_variables(variables)?;
 
         let mut history = History::default();
         for epoch in 1..=self.epochs {
             let start = Instant::now();
-            train.prepare(model, epoch as u64)?;
+            train.prepare(model, epoch)?;
             validation.prepare(model, 0)?;
             let progress = Progress::new(epoch, self.epochs, train.batches());
             let trained = self.train_epoch(epoch, model, &train, &mut optimizer, &progress)?;
@@ -146,6 +141,19 @@ impl Trainer {
         Ok(history)
     }
 
+    fn train_source<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        train: &DirectoryDataset,
+    ) -> Result<Source> {
+        let source =
+            Source::plain(model, train, self.batch_size).varied(self.seed, self.augmenter.as_ref());
+        match &self.feature_cache {
+            Some(cache) => source.cached(model, cache),
+            None => Ok(source),
+        }
+    }
+
     /// One pass over the training pictures.
     fn train_epoch<B: Backbone>(
         &self,
@@ -157,14 +165,14 @@ impl Trainer {
     ) -> Result<Mean> {
         let loss = Loss::for_head(model.head().config());
         let mut mean = Mean::default();
-        for (index, batch) in source.epoch(epoch as u64).enumerate() {
+        for (index, batch) in source.epoch(model, epoch).enumerate() {
             let batch = batch?;
             let dropout = Dropout {
                 seed: self.seed,
                 epoch: epoch as u64,
                 pictures: &batch.ids,
             };
-            let logits = model.forward_train(source.first_block(), &batch.images, &dropout)?;
+            let logits = source.forward_train(model, &batch, &dropout)?;
             let batch_loss = loss.forward(&logits, &batch.labels)?;
             let value = batch_loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
             if !value.is_finite() {
@@ -205,30 +213,16 @@ impl<B: Backbone> Classifier<B> {
     /// bad picture.
     pub fn evaluate(&self, dataset: &DirectoryDataset) -> Result<Evaluation> {
         same_classes("dataset", self, dataset)?;
-        evaluate(self, &Source::Pictures(loader(self, dataset, 32)))
+        evaluate(self, &Source::plain(self, dataset, 32))
     }
-}
-
-/// A loader of pictures as the model takes them.
-fn loader<B: Backbone>(
-    model: &Classifier<B>,
-    dataset: &DirectoryDataset,
-    batch_size: usize,
-) -> Loader {
-    let (height, width) = model.size();
-    Loader::new(dataset, height, width)
-        .batch_size(batch_size)
-        .resize(model.resize_filter())
-        .preprocess(model.preprocess())
-        .device(&model.base().device())
 }
 
 fn evaluate<B: Backbone>(model: &Classifier<B>, source: &Source) -> Result<Evaluation> {
     let loss = Loss::for_head(model.head().config());
     let (mut labels, mut probabilities, mut total) = (Vec::new(), Vec::new(), 0.0);
-    for batch in source.epoch(0) {
+    for batch in source.epoch(model, 0) {
         let batch = batch?;
-        let logits = model.forward_from(source.first_block(), &batch.images)?;
+        let logits = source.forward(model, &batch)?;
         let batch_loss = loss.forward(&logits, &batch.labels)?.to_dtype(DType::F32)?;
         total += f64::from(batch_loss.to_scalar::<f32>()?) * batch.labels.len() as f64;
         probabilities.extend(model.head().probabilities(&logits)?.to_vec2::<f32>()?);
