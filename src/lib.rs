@@ -73,6 +73,6 @@ pub use model::{
 pub use train::TensorBoard;
 pub use train::{
     AdamW, AnyOptimizer, Callback, Checkpoints, Clip, CsvLog, EarlyStopping, EpochRecord, Epsilon,
-    Evaluation, History, JsonLines, LearningRates, Loss, Phase, ReduceOnPlateau, RmsProp, Schedule,
-    Sgd, Trainer,
+    Evaluation, FeatureCache, History, JsonLines, LearningRates, Loss, Phase, ReduceOnPlateau,
+    RmsProp, Schedule, Sgd, Trainer,
 };

@@ -486,7 +486,8 @@ impl DirectoryDataset {
         Ok(())
     }
 
-    fn with_items(&self, items: Vec<Item>) -> Self {
+    /// Other items of the same folder: the policy and the known problems stay.
+    pub(crate) fn with_items(&self, items: Vec<Item>) -> Self {
         Self {
             items: Arc::new(items),
             ..self.clone()

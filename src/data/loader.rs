@@ -291,6 +291,55 @@ impl Loader {
     }
 }
 
+/// What the cache of features asks of a loader.
+impl Loader {
+    /// The same pictures in the dataset's order.
+    pub(crate) fn in_order(self) -> Self {
+        Self {
+            shuffle: None,
+            ..self
+        }
+    }
+
+    /// The places in the dataset of each batch of an epoch, pictures that cannot be used included.
+    pub(crate) fn places(&self, epoch: u64) -> Vec<Vec<usize>> {
+        let order = self.order(epoch);
+        let batches = order.chunks(self.batch_size.max(1));
+        batches.map(<[usize]>::to_vec).collect()
+    }
+
+    pub(crate) fn dataset(&self) -> &DirectoryDataset {
+        &self.dataset
+    }
+
+    /// The same options for other pictures, of which none are kept.
+    pub(crate) fn with_dataset(&self, dataset: DirectoryDataset) -> Self {
+        Self {
+            dataset,
+            ..self.clone()
+        }
+        .cache(0)
+    }
+
+    /// Whether pictures differ from epoch to epoch.
+    pub(crate) fn augments(&self) -> bool {
+        self.augment.is_some()
+    }
+
+    /// Every option that decides what pictures look like.
+    pub(crate) fn appearance(&self) -> String {
+        let Self {
+            height,
+            width,
+            resize,
+            preprocess,
+            augment,
+            ..
+        } = self;
+        format!("{height}×{width}, {resize:?}, {preprocess:?}, {augment:?}")
+    }
+}
+
 /// Pictures of one size, in grey levels 0 to 255 (bytes or floats) → (N, 3, H, W), f32, preprocessed.
 ///
 /// # Errors

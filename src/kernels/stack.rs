@@ -17,8 +17,8 @@ pub(crate) struct Layer<'a> {
     /// (out)
     pub(crate) bias: &'a [f32],
     pub(crate) pool: bool,
-    /// Whether the weights stay as they are: then what is made of them is kept.
-    pub(crate) frozen: bool,
+    /// The layer's place in its base if the weights stay as they are: what is made of them is kept under it.
+    pub(crate) kept_as: Option<usize>,
 }
 
 /// A layer's weights as a method wants them.
@@ -46,18 +46,22 @@ const CACHED_BYTES: usize = 28 << 20;
 ///
 /// Early layers, whose maps are large, take a few pictures at a time, so that a layer finds its input in the cache;
 /// the later ones take all of them, so that weights are read once.
+///
+/// Methods are chosen as for `batch` pictures: they differ by rounding, so that a picture's maps depend on `batch`
+/// and not on how many pictures come with it.
 pub(crate) fn run(
     isa: Isa,
     layers: &[Layer<'_>],
     prepared: &Prepared,
     planar: &[f32],
     maps: Maps,
+    batch: usize,
 ) -> (Vec<f32>, Maps) {
     let stack = Stack {
         isa,
         layers,
         prepared,
-        pictures: maps.pictures,
+        batch,
     };
     let (early, group) = stack.early(maps);
     let between = stack.output(0..early, maps);
@@ -102,8 +106,8 @@ struct Stack<'a> {
     isa: Isa,
     layers: &'a [Layer<'a>],
     prepared: &'a Prepared,
-    /// For how many pictures methods are chosen: they differ by rounding, and that must not depend on groups.
-    pictures: usize,
+    /// For how many pictures methods are chosen.
+    batch: usize,
 }
 
 impl Stack<'_> {
@@ -143,7 +147,7 @@ impl Stack<'_> {
             };
             let method = match planar {
                 Some(_) if maps.suits_planes() => Method::DirectPlanar,
-                _ => Method::for_maps(maps.of(self.pictures), out_channels),
+                _ => Method::for_maps(maps.of(self.batch), out_channels),
             };
             if let (Some(planar), true) = (planar, method != Method::DirectPlanar) {
                 let mut blocked = Scratch::new(maps.len());
@@ -192,10 +196,9 @@ impl Stack<'_> {
             transposed: false,
         };
         let make = || method.prepare(self.isa, &filters);
-        if layer.frozen {
-            self.prepared.get(index, method, make)
-        } else {
-            Arc::new(make())
+        match layer.kept_as {
+            Some(place) => self.prepared.get(place, method, make),
+            None => Arc::new(make()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What a classifier and a trainer ask of a base: the only door between them and an architecture.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor, Var};
 
 use crate::{Preprocess, Result};
@@ -46,7 +48,21 @@ pub trait Backbone {
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for images of another shape or too small.
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor>;
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_blocks(images, 0..self.blocks().len(), mode)
+    }
+
+    /// Some of the blocks alone: what the first of them reads, (N, 3, H, W) for block 0 and the output of the block
+    /// before for the others, to what the last of them gives. No blocks give back what they are given.
+    ///
+    /// Running the blocks in parts gives what running them all gives. In [`Mode::Train`] a picture's features are to
+    /// depend on the batch it comes in as little as the device allows: those of frozen blocks are
+    /// [cached](crate::FeatureCache) and used in other batches.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for input of another shape or too small,
+    /// [`Error::Option`](crate::Error::Option) for blocks the base does not have.
+    fn forward_blocks(&self, input: &Tensor, blocks: Range<usize>, mode: Mode) -> Result<Tensor>;
 
     /// The shape (C, h, w) of the features of an image of `height` × `width` pixels.
     ///
@@ -56,6 +72,13 @@ pub trait Backbone {
 
     /// The blocks from the input on, with their flags.
     fn blocks(&self) -> Vec<BlockInfo>;
+
+    /// How many blocks, from the input on, are frozen before the first trainable one: training leaves what they make
+    /// of a picture as it is.
+    fn frozen_prefix(&self) -> usize {
+        let blocks = self.blocks();
+        blocks.iter().take_while(|block| !block.trainable).count()
+    }
 
     /// Sets one block's flag, by its position.
     ///

@@ -176,14 +176,29 @@ impl<B: Backbone> Classifier<B> {
     /// # Errors
     /// [`Error::Shape`] for images of another shape.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let features = self.base.forward(images, Mode::Infer)?;
+        self.forward_from(0, images)
+    }
+
+    /// Logits of what the base's block `first` reads, for use.
+    pub(crate) fn forward_from(&self, first: usize, input: &Tensor) -> Result<Tensor> {
+        let features = self.features_from(first, input, Mode::Infer)?;
         self.head.forward(&features, Mode::Infer, None)
     }
 
-    /// Logits with a graph, for training.
-    pub(crate) fn forward_train(&self, images: &Tensor, dropout: &Dropout<'_>) -> Result<Tensor> {
-        let features = self.base.forward(images, Mode::Train)?;
+    /// Logits of what the base's block `first` reads, with a graph, for training.
+    pub(crate) fn forward_train(
+        &self,
+        first: usize,
+        input: &Tensor,
+        dropout: &Dropout<'_>,
+    ) -> Result<Tensor> {
+        let features = self.features_from(first, input, Mode::Train)?;
         self.head.forward(&features, Mode::Train, Some(dropout))
+    }
+
+    fn features_from(&self, first: usize, input: &Tensor, mode: Mode) -> Result<Tensor> {
+        let blocks = first..self.base.blocks().len();
+        self.base.forward_blocks(input, blocks, mode)
     }
 
     /// Classifies one picture: a path, encoded bytes, or a decoded image.

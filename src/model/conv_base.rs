@@ -1,6 +1,7 @@
 //! VGG without its top: five blocks of 3×3 convolutions, each frozen or trainable.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +17,10 @@ use crate::{Error, Preprocess, Result, atomic_file};
 
 /// The smallest picture side: five poolings leave one pixel of it.
 const MIN_SIDE: usize = 32;
+
+/// How many pictures the kernels' methods are chosen for while training, whatever the batch: what frozen blocks make of
+/// a picture then does not depend, to the last bit, on the batch it lands in. Large batches are what it suits.
+const TRAINING_BATCH: usize = 64;
 
 /// A VGG base without its top, with a freeze flag for each of its five blocks.
 ///
@@ -276,33 +281,32 @@ impl ConvBase {
         self.forward_to(images, Block::Conv5)
     }
 
-    /// The output of one block, its pooling included: (N, 3, H, W) → (N, C, H/2ᵇ, W/2ᵇ) for block b.
+    /// The output of one block, its pooling included: (N, 3, H, W) → (N, C, H/2ᵇ, W/2ᵇ) for block b. Open blocks
+    /// record a graph.
     ///
     /// # Errors
     /// [`Error::Shape`] for images of another shape, or smaller than 32×32.
     pub fn forward_to(&self, images: &Tensor, block: Block) -> Result<Tensor> {
-        self.run(images, block, Mode::Train)
+        let blocks = 0..block.index() + 1;
+        let mut used = self.convolutions.iter();
+        let open = used.any(|c| c.layer.block <= block && c.tracks());
+        let mode = if open { Mode::Train } else { Mode::Infer };
+        self.run(images, blocks, mode)
     }
 
-    /// Runs the blocks up to `last`. A frozen block before the first trainable one has no graph, because
-    /// neither its input nor its parameters have one: nothing of it is kept.
-    fn run(&self, images: &Tensor, last: Block, mode: Mode) -> Result<Tensor> {
-        match images.dims() {
-            [_, 3, h, w] if *h >= MIN_SIDE && *w >= MIN_SIDE => {}
-            dims => {
-                return Err(Error::Shape {
-                    what: "images".into(),
-                    expected: "(N, 3, H, W) with H and W at least 32".into(),
-                    found: dims.to_vec(),
-                });
-            }
+    /// Runs some of the blocks. A frozen block before the first trainable one has no graph, because neither its
+    /// input nor its parameters have one: nothing of it is kept.
+    fn run(&self, input: &Tensor, blocks: Range<usize>, mode: Mode) -> Result<Tensor> {
+        self.check_input(input, &blocks)?;
+        if blocks.is_empty() {
+            return Ok(input.clone());
         }
-        if let Some(isa) = kernels_for(images) {
-            return self.run_on_kernels(isa, images, last, mode);
+        if let Some(isa) = kernels_for(input) {
+            return self.run_on_kernels(isa, input, blocks, mode);
         }
-        let mut features = images.clone();
-        for block in Block::ALL.into_iter().filter(|block| *block <= last) {
-            for convolution in self.block(block) {
+        let mut features = input.clone();
+        for block in &Block::ALL[blocks] {
+            for convolution in self.block(*block) {
                 features = convolution.forward(&features, mode)?;
             }
             features = max_pool(&features)?;
@@ -310,28 +314,61 @@ impl ConvBase {
         Ok(features)
     }
 
-    /// Runs the blocks up to `last` on the CPU kernels: those that need no graph as plain layers, then the rest as
-    /// one operation with a graph.
-    fn run_on_kernels(&self, isa: Isa, images: &Tensor, last: Block, mode: Mode) -> Result<Tensor> {
-        let (pictures, channels, height, width) = images.dims4()?;
+    fn check_input(&self, input: &Tensor, blocks: &Range<usize>) -> Result<()> {
+        if blocks.start > blocks.end || blocks.end > Block::ALL.len() {
+            return Err(Error::option(
+                "blocks",
+                format!("{blocks:?}"),
+                "a range within 0..5",
+            ));
+        }
+        let (what, channels) = match blocks.start {
+            0 => ("images".to_owned(), 3),
+            start => (
+                format!("features of {}", Block::ALL[start - 1].name()),
+                self.vgg.channels()[start - 1],
+            ),
+        };
+        let side = MIN_SIDE >> blocks.start;
+        match *input.dims() {
+            [_, c, h, w] if c == channels && h >= side && w >= side => Ok(()),
+            ref dims => Err(Error::Shape {
+                what,
+                expected: format!("(N, {channels}, H, W) with H and W at least {side}"),
+                found: dims.to_vec(),
+            }),
+        }
+    }
+
+    /// Runs some of the blocks on the CPU kernels: those that need no graph as plain layers, then the rest as one
+    /// operation with a graph.
+    fn run_on_kernels(
+        &self,
+        isa: Isa,
+        input: &Tensor,
+        blocks: Range<usize>,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let (pictures, channels, height, width) = input.dims4()?;
         let maps = Maps {
             pictures,
             channels,
             height,
             width,
         };
-        let used: Vec<_> = self
-            .convolutions
-            .iter()
-            .take_while(|c| c.layer.block <= last)
-            .collect();
+        let is_used = |c: &Convolution| blocks.contains(&c.layer.block.index());
+        let before = self.convolutions.iter().take_while(|c| !is_used(c)).count();
+        let used: Vec<_> = self.convolutions.iter().filter(|c| is_used(c)).collect();
         let pools = |index: usize| {
             let next = used.get(index + 1);
             next.is_none_or(|next| next.layer.block != used[index].layer.block)
         };
-        let plain = match mode {
-            Mode::Infer => used.len(),
-            Mode::Train => used.iter().take_while(|c| !c.tracks()).count(),
+        let (plain, batch) = match mode {
+            Mode::Infer => (used.len(), pictures),
+            Mode::Train => {
+                let closed = used.iter().take_while(|c| !c.tracks());
+                (closed.count(), TRAINING_BATCH)
+            }
         };
         let held: Vec<_> = used[..plain]
             .iter()
@@ -341,20 +378,22 @@ impl ConvBase {
             .iter()
             .enumerate()
             .map(|(index, (weight, bias))| {
+                let is_frozen = !used[index].tracks();
                 Ok(Layer {
                     weights: weight.slice()?,
                     bias: bias.slice()?,
                     pool: pools(index),
-                    frozen: !used[index].tracks(),
+                    kept_as: is_frozen.then_some(before + index),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let images = images.contiguous()?;
-        let pixels = values(&images);
+        let input = input.contiguous()?;
+        let numbers = values(&input);
         let (input, maps) = if layers.is_empty() {
-            (Input::Planar(pixels.slice()?.to_vec()), maps)
+            (Input::Planar(numbers.slice()?.to_vec()), maps)
         } else {
-            let (blocked, maps) = kernels::run(isa, &layers, &self.prepared, pixels.slice()?, maps);
+            let numbers = numbers.slice()?;
+            let (blocked, maps) = kernels::run(isa, &layers, &self.prepared, numbers, maps, batch);
             (Input::Blocked(blocked), maps)
         };
         if plain < used.len() {
@@ -448,8 +487,8 @@ impl Backbone for ConvBase {
         self.vgg.name()
     }
 
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.run(images, Block::Conv5, mode)
+    fn forward_blocks(&self, input: &Tensor, blocks: Range<usize>, mode: Mode) -> Result<Tensor> {
+        self.run(input, blocks, mode)
     }
 
     fn output_shape(&self, height: usize, width: usize) -> Result<[usize; 3]> {

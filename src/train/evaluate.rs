@@ -18,7 +18,7 @@ impl<B: Backbone> Classifier<B> {
         same_classes("dataset", self, dataset)?;
         let mut scores = Scores::default();
         let source = Source::plain(self, dataset, 32);
-        for batch in source.epoch(0) {
+        for batch in source.epoch(self, 0) {
             scores.add(self, &source, &batch?, &Targets::default())?;
         }
         scores.evaluation(self)

@@ -98,12 +98,12 @@ impl Trainer {
         train: &DirectoryDataset,
     ) -> Result<LearningRates> {
         let mut learner = self.learner(model);
-        let source = self.train_source(model, train);
+        let source = self.train_source(model, train)?;
         let mut found = LearningRates::default();
         let (mut average, mut lowest) = (0.0, f64::INFINITY);
         for epoch in 1.. {
             let before = found.curve.len();
-            for (index, batch) in source.epoch(epoch).enumerate() {
+            for (index, batch) in source.epoch(&*model, epoch).enumerate() {
                 let done = found.curve.len();
                 if done == STEPS {
                     return Ok(found);

@@ -6,6 +6,7 @@ mod checkpoint;
 mod clip;
 mod early_stopping;
 mod evaluate;
+mod features;
 mod history;
 #[cfg(test)]
 mod keras_tests;
@@ -33,6 +34,7 @@ pub use callback::{Callback, CallbackState, EpochBegin, EpochEnd, StepEnd, Stop,
 pub use checkpoint::Checkpoints;
 pub use clip::Clip;
 pub use early_stopping::EarlyStopping;
+pub use features::FeatureCache;
 pub use history::{EpochRecord, History};
 pub use loggers::{CsvLog, JsonLines};
 pub use loss::{Loss, Targets};

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::callback::{Callbacks, EpochBegin, EpochEnd, StepEnd, Stop, TrainBegin};
 use super::checkpoint::{Checkpoint, checksum_without};
 use super::evaluate::Scores;
+use super::features::FeatureCache;
 use super::history::{EpochRecord, History};
 use super::learner::{Learner, Outcome};
 use super::loss::Targets;
@@ -255,8 +256,9 @@ impl<'a, B: Backbone> Run<'a, B> {
         if self.position.at_phase_start() {
             self.callbacks.each(|callback| callback.on_phase_begin())?;
         }
-        let source = self.trainer.train_source(self.model, self.train);
-        let validation = Source::plain(self.model, self.validation, self.trainer.batch_size);
+        let source = self.trainer.train_source(self.model, self.train)?;
+        let validation = Source::plain(self.model, self.validation, self.trainer.batch_size)
+            .cached_for_validation(self.model, self.trainer.feature_cache.as_ref())?;
         while self.position.phase_epochs < phase.epochs && !self.position.phase_over {
             if self
                 .epoch(phase, epochs, &mut learner, &source, &validation)?
@@ -287,6 +289,8 @@ impl<'a, B: Backbone> Run<'a, B> {
         validation: &Source,
     ) -> Result<Left> {
         let begun = Instant::now();
+        source.prepare(self.model, self.position.epoch())?;
+        validation.prepare(self.model, 0)?;
         let before = self.position.seconds;
         let begin = EpochBegin {
             epoch: self.position.epoch(),
@@ -327,7 +331,11 @@ impl<'a, B: Backbone> Run<'a, B> {
             return Ok(Left::Break(()));
         }
         let begun = Instant::now();
-        for (index, batch) in source.epoch(epoch).enumerate().skip(self.position.step) {
+        for (index, batch) in source
+            .epoch(&*self.model, epoch)
+            .enumerate()
+            .skip(self.position.step)
+        {
             let batch = batch?;
             let learning_rate = self.learning_rate(phase, source, self.position.phase_steps);
             let place = (epoch, index + 1);
@@ -373,7 +381,7 @@ impl<'a, B: Backbone> Run<'a, B> {
             ..self.trainer.targets.clone()
         };
         let mut scores = Scores::default();
-        for batch in source.epoch(0) {
+        for batch in source.epoch(self.model, 0) {
             if self.told_to_stop() {
                 return Ok(None);
             }
@@ -491,6 +499,7 @@ fn settings<B: Backbone>(
         "batch_size": trainer.batch_size,
         "seed": trainer.seed,
         "augment": trainer.augmenter,
+        "feature_views": trainer.feature_cache.as_ref().map(FeatureCache::count),
         "phases": phases,
         "block_learning_rates": trainer.block_rates,
         "clip": trainer.clip,

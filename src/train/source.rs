@@ -2,13 +2,18 @@
 
 use candle_core::Tensor;
 
+use super::features::{FeatureCache, Features, Storage};
 use crate::data::{Batch, Loader};
 use crate::model::{Backbone, Classifier, Dropout};
-use crate::{Augmenter, DirectoryDataset, Result};
+use crate::{Augmenter, DirectoryDataset, Error, Result};
 
-/// The batches of a dataset, epoch by epoch.
+/// The memory in bytes that validation features may take without being asked for.
+const VALIDATION_BUDGET: usize = 256 << 20;
+
+/// The batches of a dataset, epoch by epoch: of pictures, or of what the leading frozen blocks made of them.
 pub(super) struct Source {
     loader: Loader,
+    features: Option<Features>,
 }
 
 impl Source {
@@ -24,7 +29,10 @@ impl Source {
             .resize(model.resize_filter())
             .preprocess(model.preprocess())
             .device(&model.base().device());
-        Self { loader }
+        Self {
+            loader,
+            features: None,
+        }
     }
 
     /// In a fresh order each epoch, augmented if there is an augmenter.
@@ -34,36 +42,100 @@ impl Source {
             Some(augmenter) => loader.augment(augmenter.clone(), seed),
             None => loader,
         };
-        Self { loader }
+        Self { loader, ..self }
     }
 
-    /// How many batches an epoch has.
+    /// Features in place of pictures, for training.
+    pub(super) fn cached<B: Backbone>(
+        self,
+        model: &Classifier<B>,
+        cache: &FeatureCache,
+    ) -> Result<Self> {
+        if model.base().frozen_prefix() == 0 {
+            return Err(Error::option(
+                "feature_cache",
+                "asked for on a base whose first block is trainable",
+                "a base with at least its first block frozen",
+            ));
+        }
+        let features = Features::training(model, &self.loader, cache)?;
+        Ok(Self {
+            features: Some(features),
+            ..self
+        })
+    }
+
+    /// Features in place of pictures, for validation: where the leading blocks are frozen, as far as there is room,
+    /// or on the disk if the cache for training is there.
+    pub(super) fn cached_for_validation<B: Backbone>(
+        self,
+        model: &Classifier<B>,
+        cache: Option<&FeatureCache>,
+    ) -> Result<Self> {
+        if model.base().frozen_prefix() == 0 {
+            return Ok(self);
+        }
+        let storage = cache.map_or(&Storage::Memory, FeatureCache::storage);
+        let features = Features::validation(model, &self.loader, storage)?;
+        if *storage == Storage::Memory && features.bytes() > VALIDATION_BUDGET {
+            return Ok(self);
+        }
+        Ok(Self {
+            features: Some(features),
+            ..self
+        })
+    }
+
+    /// How many batches an epoch has, or more if there are pictures that cannot be used.
     pub(super) fn batches(&self) -> usize {
         self.loader.batches()
     }
 
-    pub(super) fn epoch(&self, epoch: usize) -> impl Iterator<Item = Result<Batch>> {
-        self.loader.epoch(epoch as u64)
+    /// Computes the features an epoch needs, if they are not there: what [`epoch`](Self::epoch) would do itself, at a
+    /// time of the caller's choice.
+    pub(super) fn prepare<B: Backbone>(&self, model: &Classifier<B>, epoch: usize) -> Result<()> {
+        match &self.features {
+            Some(features) => features.prepare(model, epoch as u64),
+            None => Ok(()),
+        }
+    }
+
+    /// The batches of an epoch; `images` are features if there is a cache.
+    pub(super) fn epoch<'a, B: Backbone>(
+        &'a self,
+        model: &Classifier<B>,
+        epoch: usize,
+    ) -> Box<dyn Iterator<Item = Result<Batch>> + 'a> {
+        let Some(features) = &self.features else {
+            return Box::new(self.loader.epoch(epoch as u64));
+        };
+        match features.prepare(model, epoch as u64) {
+            Ok(()) => Box::new(features.epoch(&self.loader, epoch as u64)),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
     }
 
     /// Logits of a batch with a graph, for training.
-    #[expect(clippy::unused_self, reason = "the source knows what its batches hold")]
     pub(super) fn forward_train<B: Backbone>(
         &self,
         model: &Classifier<B>,
         batch: &Batch,
         dropout: &Dropout<'_>,
     ) -> Result<Tensor> {
-        model.forward_train(&batch.images, dropout)
+        model.forward_train(self.first_block(), &batch.images, dropout)
     }
 
     /// Logits of a batch, for use.
-    #[expect(clippy::unused_self, reason = "the source knows what its batches hold")]
     pub(super) fn forward<B: Backbone>(
         &self,
         model: &Classifier<B>,
         batch: &Batch,
     ) -> Result<Tensor> {
-        model.forward(&batch.images)
+        model.forward_from(self.first_block(), &batch.images)
+    }
+
+    /// The block that a batch enters the model at.
+    fn first_block(&self) -> usize {
+        self.features.as_ref().map_or(0, Features::blocks)
     }
 }

@@ -8,6 +8,7 @@ use super::callback::{Callback, Callbacks};
 use super::checkpoint::Checkpoints;
 use super::clip::Clip;
 use super::evaluate::same_classes;
+use super::features::FeatureCache;
 use super::history::History;
 use super::learner::Learner;
 use super::loss::Targets;
@@ -52,6 +53,7 @@ pub struct Trainer {
     pub(super) batch_size: usize,
     pub(super) seed: u64,
     pub(super) augmenter: Option<Augmenter>,
+    pub(super) feature_cache: Option<FeatureCache>,
     pub(super) block_rates: Vec<(String, f64)>,
     pub(super) clip: Option<Clip>,
     pub(super) targets: Targets,
@@ -74,6 +76,7 @@ impl Trainer {
             batch_size: 32,
             seed: 0,
             augmenter: None,
+            feature_cache: None,
             block_rates: Vec::new(),
             clip: None,
             targets: Targets::default(),
@@ -122,6 +125,16 @@ impl Trainer {
     /// Augments the training pictures, each epoch afresh; the default is not to.
     pub fn augment(mut self, augmenter: Augmenter) -> Self {
         self.augmenter = Some(augmenter);
+        self
+    }
+
+    /// Computes what the leading frozen blocks make of the training pictures once, not every epoch; the default is
+    /// not to. [`fit`](Self::fit) then refuses a base whose first block is trainable.
+    ///
+    /// Validation features are kept without being asked for where leading blocks are frozen, in up to 256 MiB of
+    /// memory; if they need more, they are computed every epoch. A cache on disk takes them too.
+    pub fn feature_cache(mut self, cache: FeatureCache) -> Self {
+        self.feature_cache = Some(cache);
         self
     }
 
@@ -240,8 +253,13 @@ impl Trainer {
         &self,
         model: &Classifier<B>,
         train: &DirectoryDataset,
-    ) -> Source {
-        Source::plain(model, train, self.batch_size).varied(self.seed, self.augmenter.as_ref())
+    ) -> Result<Source> {
+        let source = Source::plain(model, train, self.batch_size);
+        let source = source.varied(self.seed, self.augmenter.as_ref());
+        match &self.feature_cache {
+            Some(cache) => source.cached(model, cache),
+            None => Ok(source),
+        }
     }
 
     pub(super) fn check<B: Backbone>(&self, model: &Classifier<B>, phases: &[Phase]) -> Result<()> {
@@ -265,6 +283,9 @@ impl Trainer {
         self.checkpoints
             .as_ref()
             .map_or(Ok(()), Checkpoints::check)?;
+        self.feature_cache
+            .as_ref()
+            .map_or(Ok(()), FeatureCache::check)?;
         self.augmenter.as_ref().map_or(Ok(()), Augmenter::check)
     }
 }
