@@ -8,8 +8,8 @@ use candle_core::Device;
 use clap::ValueEnum;
 use headstart::model::Backbone;
 use headstart::{
-    Augmenter, Block, Checkpoints, Classifier, ConvBase, DirectoryDataset, Evaluation, Head,
-    History, Preprocess, Resize, RmsProp, Trainer, Vgg, Weights,
+    Augmenter, Block, Checkpoints, Classifier, ConvBase, DirectoryDataset, Evaluation,
+    FeatureCache, Head, History, Preprocess, Resize, RmsProp, Trainer, Vgg, Weights,
 };
 
 /// What a training run takes.
@@ -33,32 +33,38 @@ pub(crate) struct Options {
     /// What pixels are turned into.
     #[arg(long, default_value = "weights")]
     preprocess: PreprocessChoice,
-    /// The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
-    /// those after it are trained, those before it stay frozen.
-    #[arg(long, default_value = "block5")]
-    unfreeze: String,
+    /// How it is trained: `notebook` as the options say, by default as in the notebook; `cached` the same on five
+    /// fixed variations of each picture, whose way through the frozen blocks is computed once; `fine-tune` as
+    /// `Trainer::fine_tuning` says, which leaves no say to the options marked *.
+    #[arg(long, default_value = "notebook")]
+    recipe: Recipe,
+    /// * The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
+    /// those after it are trained, those before it stay frozen [default: block5]
+    #[arg(long)]
+    unfreeze: Option<String>,
     /// One sigmoid unit (two classes) or one softmax unit per class.
     #[arg(long, default_value = "sigmoid")]
     head: HeadChoice,
-    /// How many times the training pictures are seen.
-    #[arg(long, default_value_t = 10)]
-    epochs: usize,
-    /// How many pictures make one update.
-    #[arg(long, default_value_t = 20)]
-    batch_size: usize,
-    /// Learning rate of RMSprop [default: 2e-5, the notebook's; 2e-4 for the compact base]
+    /// * How many times the training pictures are seen [default: 10]
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// * How many pictures make one update [default: 20]
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// * Learning rate of RMSprop [default: 2e-5, the notebook's; 2e-4 for the compact base]
     #[arg(long)]
     lr: Option<f64>,
     /// Side, in pixels, that pictures are resized to; 32 or more.
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// How pictures are resized: `nearest` as the notebook's Keras does, or `bilinear` (antialiased).
-    #[arg(long, default_value = "nearest")]
-    resize: Resize,
+    /// How pictures are resized: `nearest` as the notebook's Keras does, or `bilinear` (antialiased) [default:
+    /// nearest, but bilinear with `--recipe fine-tune`]
+    #[arg(long)]
+    resize: Option<Resize>,
     /// Fixes every random choice: two runs with one seed give the same figures.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Trains on the pictures as they are, without random rotations, shifts, shears, zooms and flips.
+    /// * Trains on the pictures as they are, without random rotations, shifts, shears, zooms and flips.
     #[arg(long)]
     no_augment: bool,
     /// Goes on with the run that was left, or killed, in the folder `--out`, with the same options.
@@ -67,6 +73,14 @@ pub(crate) struct Options {
     /// Where history.csv, metrics.json, model.safetensors and the run's checkpoints go.
     #[arg(long, default_value = "runs/santa", value_name = "DIR")]
     out: PathBuf,
+}
+
+/// What `--recipe` takes.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Recipe {
+    Notebook,
+    Cached,
+    FineTune,
 }
 
 /// What `--preprocess` takes.
@@ -90,6 +104,25 @@ enum HeadChoice {
 }
 
 impl Options {
+    fn unfreeze(&self) -> &str {
+        self.unfreeze.as_deref().unwrap_or("block5")
+    }
+
+    fn resize(&self) -> Resize {
+        self.resize.unwrap_or(match self.recipe {
+            Recipe::FineTune => Resize::Bilinear,
+            Recipe::Notebook | Recipe::Cached => Resize::Nearest,
+        })
+    }
+
+    fn epochs(&self) -> usize {
+        self.epochs.unwrap_or(10)
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size.unwrap_or(20)
+    }
+
     fn learning_rate(&self) -> f64 {
         let default = if self.weights == "compact" {
             2e-4
@@ -97,6 +130,33 @@ impl Options {
             2e-5
         };
         self.lr.unwrap_or(default)
+    }
+
+    /// The trainer of the recipe.
+    fn trainer(&self, model: &Classifier) -> Result<Trainer, String> {
+        if self.recipe == Recipe::FineTune {
+            let given = [
+                ("--unfreeze", self.unfreeze.is_some()),
+                ("--epochs", self.epochs.is_some()),
+                ("--batch-size", self.batch_size.is_some()),
+                ("--lr", self.lr.is_some()),
+                ("--no-augment", self.no_augment),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(format!("{option}: --recipe fine-tune sets it itself"));
+            }
+            return Ok(Trainer::fine_tuning(model));
+        }
+        let mut trainer = Trainer::new(RmsProp::new(self.learning_rate()))
+            .epochs(self.epochs())
+            .batch_size(self.batch_size());
+        if !self.no_augment {
+            trainer = trainer.augment(Augmenter::notebook());
+        }
+        if self.recipe == Recipe::Cached {
+            trainer = trainer.feature_cache(FeatureCache::in_memory().views(5));
+        }
+        Ok(trainer)
     }
 }
 
@@ -130,21 +190,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         }
     })?;
     let checkpoints = options.out.join("checkpoints");
-    let mut trainer = Trainer::new(RmsProp::new(options.learning_rate()))
-        .epochs(options.epochs)
-        .batch_size(options.batch_size)
+    let mut trainer = options
+        .trainer(&model)?
         .seed(options.seed)
         .checkpoint(Checkpoints::new(&checkpoints).every(5))
         .stop_flag(stop.clone());
     if options.resume {
         trainer = trainer.resume(&checkpoints);
     }
-    if !options.no_augment {
-        trainer = trainer.augment(Augmenter::notebook());
-    }
     let history = trainer.fit(&mut model, &train, &validation)?;
     print_history(&history);
-    if stop.load(Ordering::Relaxed) && history.epochs.len() < options.epochs {
+    if stop.load(Ordering::Relaxed) {
         println!("\nLeft as asked. The same command with --resume goes on.");
         return Ok(());
     }
@@ -172,37 +228,45 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
 /// What is about to happen, in plain words.
 fn explain(options: &Options, model: &Classifier) {
-    let blocks = model.base().blocks();
-    let names = |trainable: bool| {
-        let names: Vec<_> = blocks
-            .iter()
-            .filter(|block| block.trainable == trainable)
-            .map(|block| block.name.as_str())
-            .collect();
-        names.join(", ")
-    };
     println!("What is learnt:");
-    if !names(false).is_empty() {
+    if options.recipe == Recipe::FineTune {
+        println!(
+            "  the new head first, on a frozen base, for 5 epochs; then head and last block together, gently, for 15, on\n  \
+             ten variations of each picture that are drawn once.\n"
+        );
+        return;
+    }
+    let (frozen, open) = (block_names(model, false), block_names(model, true));
+    if !frozen.is_empty() {
         println!(
             "  frozen      {}: keep what they learnt from other pictures",
-            names(false)
+            frozen.join(", ")
         );
     }
-    if !names(true).is_empty() {
-        println!("  fine-tuned  {}: adapt to these pictures", names(true));
+    if !open.is_empty() {
+        println!("  fine-tuned  {}: adapt to these pictures", open.join(", "));
     }
     println!("  new         the head: learns from nothing to tell the classes apart");
     println!(
         "{} epochs of batches of {}, RMSprop at {:e}, each picture {}.\n",
-        options.epochs,
-        options.batch_size,
+        options.epochs(),
+        options.batch_size(),
         options.learning_rate(),
         if options.no_augment {
             "as it is"
         } else {
-            "turned, shifted, zoomed and mirrored at random every time"
+            "turned, shifted, zoomed and mirrored at random"
         }
     );
+}
+
+/// The base's blocks that training may change, or those it may not.
+fn block_names(model: &Classifier, trainable: bool) -> Vec<String> {
+    let blocks = model.base().blocks().into_iter();
+    blocks
+        .filter(|block| block.trainable == trainable)
+        .map(|block| block.name)
+        .collect()
 }
 
 fn build(
@@ -217,8 +281,8 @@ fn build(
         file => Weights::file(file),
     };
     let mut base = ConvBase::new(options.arch, weights, device)?.frozen();
-    if options.unfreeze != "none" {
-        base = base.unfreeze_from(options.unfreeze.parse::<Block>()?)?;
+    if options.unfreeze() != "none" {
+        base = base.unfreeze_from(options.unfreeze().parse::<Block>()?)?;
     }
     base = match options.preprocess {
         PreprocessChoice::Weights => base,
@@ -230,8 +294,12 @@ fn build(
         HeadChoice::Sigmoid => Head::sigmoid(),
         HeadChoice::Softmax => Head::softmax(class_names.len()),
     };
-    let head = head.hidden(132).seed(options.seed);
-    let model = Classifier::new(base, head, class_names)?.resize(options.resize);
+    let head = match options.recipe {
+        Recipe::FineTune => head.hidden(256).dropout(0.5),
+        Recipe::Notebook | Recipe::Cached => head.hidden(132),
+    };
+    let model = Classifier::new(base, head.seed(options.seed), class_names)?;
+    let model = model.resize(options.resize());
     Ok(model.input_size(options.size, options.size)?)
 }
 
@@ -276,6 +344,7 @@ fn save(
     std::fs::create_dir_all(&options.out)
         .map_err(|error| format!("{}: {error}", options.out.display()))?;
     history.save_csv(options.out.join("history.csv"))?;
+    let by_options = options.recipe != Recipe::FineTune;
     let metrics = serde_json::json!({
         "test": evaluation,
         "seconds_per_epoch": history.seconds_per_epoch(),
@@ -284,14 +353,16 @@ fn save(
             "arch": model.base().vgg(),
             "weights": options.weights,
             "preprocess": model.preprocess(),
-            "unfreeze": options.unfreeze,
-            "head": match options.head { HeadChoice::Sigmoid => "sigmoid", HeadChoice::Softmax => "softmax" },
-            "epochs": options.epochs,
-            "batch_size": options.batch_size,
-            "lr": options.learning_rate(),
+            "recipe": options.recipe.to_possible_value().map(|value| value.get_name().to_owned()),
+            "head": model.head().config(),
+            "open_blocks": block_names(model, true),
+            "epochs": history.epochs.len(),
+            // The fine-tuning recipe has its own.
+            "batch_size": by_options.then(|| options.batch_size()),
+            "lr": by_options.then(|| options.learning_rate()),
+            "augment": by_options.then_some(!options.no_augment),
             "size": options.size,
-            "resize": options.resize,
-            "augment": !options.no_augment,
+            "resize": options.resize(),
         },
     });
     std::fs::write(

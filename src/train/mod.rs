@@ -7,6 +7,7 @@ mod clip;
 mod early_stopping;
 mod evaluate;
 mod features;
+mod fine_tune;
 mod history;
 #[cfg(test)]
 mod keras_tests;
