@@ -29,6 +29,7 @@ WORKS = {
     "step_all": (TRAIN, 5, 1),
     "epoch_frozen": (EPOCH, 1, 1 / 3),
     "epoch_block5": (EPOCH, 1, 1 / 3),
+    "ten_epochs_cached": (EPOCH, 1, 1 / 9),
     "loader": (EPOCH, 2, 1),
 }
 # Pictures a second, where more is better; all else is milliseconds or megabytes.
