@@ -16,20 +16,20 @@
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let out = folder.path().join("santa.safetensors");
 //! # let pictures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/santa/pictures");
-//! let train = DirectoryDataset::open(pictures.join("validation"))?;
+//! let train = DirectoryDataset::open(pictures.join("train"))?;
+//! let validation = DirectoryDataset::open_with_classes(pictures.join("validation"), train.class_names())?;
 //! let test = DirectoryDataset::open_with_classes(pictures.join("test"), train.class_names())?;
-//! let (train, validation) = train.split(0.2, 1)?;
 //!
-//! // Weights::ImageNet fetches a pretrained base; random weights make this example run anywhere.
-//! let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu)?
+//! // The base that comes with the crate; Weights::ImageNet fetches the full one.
+//! let base = ConvBase::vgg19(Weights::Compact, &Device::Cpu)?
 //!     .frozen()                                                // every block…
 //!     .unfreeze(Block::Conv5)?;                                // …but the last: fine-tuning
 //! let head = Head::sigmoid().hidden(132);                      // or Head::softmax(2)
-//! let mut model = Classifier::new(base, head, train.class_names())?.input_size(32, 32)?;
+//! let mut model = Classifier::new(base, head, train.class_names())?;
 //! println!("{}", model.summary()?);
 //!
-//! let history = Trainer::new(RmsProp::new(2e-5))
-//!     .epochs(1)
+//! let history = Trainer::new(RmsProp::new(2e-4))
+//!     .epochs(2)
 //!     .batch_size(20)
 //!     .augment(Augmenter::new().rotation(40.0).shift(0.2, 0.2).shear(0.2).zoom(0.2).horizontal_flip(true))
 //!     .fit(&mut model, &train, &validation)?;
@@ -38,7 +38,7 @@
 //! model.save(&out)?;
 //! let model = Classifier::load(&out, &Device::Cpu)?;
 //! println!("{}", model.predict(&test.items()[0].path)?);
-//! # assert_eq!(history.epochs.len(), 1);
+//! # assert_eq!(history.epochs.len(), 2);
 //! # Ok::<(), headstart::Error>(())
 //! ```
 //!
