@@ -35,23 +35,23 @@ pub(crate) struct Options {
     preprocess: PreprocessChoice,
     /// How it is trained: `notebook` as the options say, by default as in the notebook; `cached` the same on five
     /// fixed variations of each picture, whose way through the frozen blocks is computed once; `fine-tune` as
-    /// `Trainer::fine_tuning` says, which leaves no say to the options marked *.
+    /// `Trainer::fine_tuning` says, which leaves no say to the options marked †.
     #[arg(long, default_value = "notebook")]
     recipe: Recipe,
-    /// * The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
+    /// † The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
     /// those after it are trained, those before it stay frozen [default: block5]
     #[arg(long)]
     unfreeze: Option<String>,
     /// One sigmoid unit (two classes) or one softmax unit per class.
     #[arg(long, default_value = "sigmoid")]
     head: HeadChoice,
-    /// * How many times the training pictures are seen [default: 10]
+    /// † How many times the training pictures are seen [default: 10]
     #[arg(long)]
     epochs: Option<usize>,
-    /// * How many pictures make one update [default: 20]
+    /// † How many pictures make one update [default: 20]
     #[arg(long)]
     batch_size: Option<usize>,
-    /// * Learning rate of RMSprop [default: 2e-5, the notebook's; 2e-4 for the compact base]
+    /// † Learning rate of RMSprop [default: 2e-5, the notebook's; 2e-4 for the compact base]
     #[arg(long)]
     lr: Option<f64>,
     /// Side, in pixels, that pictures are resized to; 32 or more.
@@ -64,7 +64,7 @@ pub(crate) struct Options {
     /// Fixes every random choice: two runs with one seed give the same figures.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// * Trains on the pictures as they are, without random rotations, shifts, shears, zooms and flips.
+    /// † Trains on the pictures as they are, without random rotations, shifts, shears, zooms and flips.
     #[arg(long)]
     no_augment: bool,
     /// Goes on with the run that was left, or killed, in the folder `--out`, with the same options.

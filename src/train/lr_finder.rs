@@ -103,7 +103,7 @@ impl Trainer {
         let (mut average, mut lowest) = (0.0, f64::INFINITY);
         for epoch in 1.. {
             let before = found.curve.len();
-            for (index, batch) in source.epoch(&*model, epoch).enumerate() {
+            for (index, batch) in source.epoch(model, epoch).enumerate() {
                 let done = found.curve.len();
                 if done == STEPS {
                     return Ok(found);
