@@ -531,30 +531,3 @@ fn what_cannot_be_cached_is_named() {
     );
     assert!(found.contains(file.path().to_str().unwrap()), "{found}");
 }
-
-/// With `--release --nocapture`, prints what the cache is for.
-#[test]
-#[ignore = "reads ../shared/data/santa"]
-fn ten_epochs_of_five_views_take_less_time() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/santa");
-    let train = DirectoryDataset::open(folder.join("train")).unwrap();
-    let validation = DirectoryDataset::open(folder.join("validation")).unwrap();
-    let trainer = Trainer::new(RmsProp::new(2e-5))
-        .epochs(10)
-        .batch_size(20)
-        .augment(Augmenter::notebook());
-    let cached = trainer
-        .clone()
-        .feature_cache(FeatureCache::in_memory().views(5));
-    let [uncached, cached] = [trainer, cached].map(|trainer| {
-        let base = ConvBase::vgg19(Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
-        let head = Head::sigmoid().hidden(132);
-        let mut model = Classifier::new(base.frozen(), head, train.class_names()).unwrap();
-        let history = trainer.fit(&mut model, &train, &validation).unwrap();
-        let seconds: Vec<f64> = history.epochs.iter().map(|epoch| epoch.seconds).collect();
-        let sum: f64 = seconds.iter().sum();
-        println!("ten epochs in {sum:.2} s: {seconds:.2?}");
-        sum
-    });
-    assert!(cached < uncached);
-}
