@@ -73,6 +73,14 @@ impl Item {
             Some(member) => decode::decode_named(&self.path, member.len, || member.read()),
         }
     }
+
+    /// The picture's bytes as they are stored.
+    pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
+        match &self.member {
+            None => std::fs::read(&self.path),
+            Some(member) => member.read(),
+        }
+    }
 }
 
 /// Bytes of a tar archive.

@@ -432,7 +432,7 @@ fn origin<B: Backbone>(
         .dataset()
         .items()
         .par_iter()
-        .map(|item| match std::fs::read(&item.path) {
+        .map(|item| match item.read() {
             Ok(bytes) => blake3::hash(&bytes).to_hex().to_string(),
             Err(error) => error.kind().to_string(),
         })
