@@ -33,11 +33,11 @@ pub(crate) struct Options {
     /// What pixels are turned into.
     #[arg(long, default_value = "weights")]
     preprocess: PreprocessChoice,
-    /// How it is trained: `notebook` as the options say, by default as in the notebook; `cached` the same on five
-    /// fixed variations of each picture, whose way through the frozen blocks is computed once; `fine-tune` as
-    /// `Trainer::fine_tuning` says, which leaves no say to the options marked †.
-    #[arg(long, default_value = "notebook")]
-    recipe: Recipe,
+    /// How it is trained: `fine-tune` as `Trainer::fine_tuning` says; `notebook` as the options marked † say, by
+    /// default as in the notebook; `cached` the same on five fixed variations of each picture, whose way through the
+    /// frozen blocks is computed once [default: notebook if an option marked † is given, else fine-tune]
+    #[arg(long)]
+    recipe: Option<Recipe>,
     /// † The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
     /// those after it are trained, those before it stay frozen [default: block5]
     #[arg(long)]
@@ -51,14 +51,14 @@ pub(crate) struct Options {
     /// † How many pictures make one update [default: 20]
     #[arg(long)]
     batch_size: Option<usize>,
-    /// † Learning rate of RMSprop [default: 2e-5, the notebook's; 2e-4 for the compact base]
+    /// † Learning rate of RMSprop [default: 2e-5, the notebook's; 5e-4 for the compact base]
     #[arg(long)]
     lr: Option<f64>,
-    /// Side, in pixels, that pictures are resized to; 32 or more.
-    #[arg(long, default_value_t = 64)]
-    size: usize,
-    /// How pictures are resized: `nearest` as the notebook's Keras does, or `bilinear` (antialiased) [default:
-    /// nearest, but bilinear with `--recipe fine-tune`]
+    /// Side, in pixels, that pictures are resized to; 32 or more [default: 64, the notebook's; 96 to fine-tune]
+    #[arg(long)]
+    size: Option<usize>,
+    /// How pictures are resized: `nearest` as the notebook's Keras does, or `bilinear` (antialiased) [default: nearest;
+    /// bilinear to fine-tune]
     #[arg(long)]
     resize: Option<Resize>,
     /// Fixes every random choice: two runs with one seed give the same figures.
@@ -104,12 +104,40 @@ enum HeadChoice {
 }
 
 impl Options {
+    /// The notebook's options that were given.
+    fn notebook_options(&self) -> impl Iterator<Item = &'static str> {
+        let options = [
+            ("--unfreeze", self.unfreeze.is_some()),
+            ("--epochs", self.epochs.is_some()),
+            ("--batch-size", self.batch_size.is_some()),
+            ("--lr", self.lr.is_some()),
+            ("--no-augment", self.no_augment),
+        ];
+        let given = options.into_iter().filter(|(_, given)| *given);
+        given.map(|(option, _)| option)
+    }
+
+    fn recipe(&self) -> Recipe {
+        let default = || match self.notebook_options().next() {
+            Some(_) => Recipe::Notebook,
+            None => Recipe::FineTune,
+        };
+        self.recipe.unwrap_or_else(default)
+    }
+
+    fn size(&self) -> usize {
+        self.size.unwrap_or(match self.recipe() {
+            Recipe::FineTune => 96,
+            Recipe::Notebook | Recipe::Cached => 64,
+        })
+    }
+
     fn unfreeze(&self) -> &str {
         self.unfreeze.as_deref().unwrap_or("block5")
     }
 
     fn resize(&self) -> Resize {
-        self.resize.unwrap_or(match self.recipe {
+        self.resize.unwrap_or(match self.recipe() {
             Recipe::FineTune => Resize::Bilinear,
             Recipe::Notebook | Recipe::Cached => Resize::Nearest,
         })
@@ -125,7 +153,7 @@ impl Options {
 
     fn learning_rate(&self) -> f64 {
         let default = if self.weights == "compact" {
-            2e-4
+            5e-4
         } else {
             2e-5
         };
@@ -134,15 +162,8 @@ impl Options {
 
     /// The trainer of the recipe.
     fn trainer(&self, model: &Classifier) -> Result<Trainer, String> {
-        if self.recipe == Recipe::FineTune {
-            let given = [
-                ("--unfreeze", self.unfreeze.is_some()),
-                ("--epochs", self.epochs.is_some()),
-                ("--batch-size", self.batch_size.is_some()),
-                ("--lr", self.lr.is_some()),
-                ("--no-augment", self.no_augment),
-            ];
-            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        if self.recipe() == Recipe::FineTune {
+            if let Some(option) = self.notebook_options().next() {
                 return Err(format!("{option}: --recipe fine-tune sets it itself"));
             }
             return Ok(Trainer::fine_tuning(model));
@@ -153,7 +174,7 @@ impl Options {
         if !self.no_augment {
             trainer = trainer.augment(Augmenter::notebook());
         }
-        if self.recipe == Recipe::Cached {
+        if self.recipe() == Recipe::Cached {
             trainer = trainer.feature_cache(FeatureCache::in_memory().views(5));
         }
         Ok(trainer)
@@ -229,7 +250,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 /// What is about to happen, in plain words.
 fn explain(options: &Options, model: &Classifier) {
     println!("What is learnt:");
-    if options.recipe == Recipe::FineTune {
+    if options.recipe() == Recipe::FineTune {
         println!(
             "  the new head first, on a frozen base, for 5 epochs; then head and last block together, gently, for 15, on\n  \
              ten variations of each picture that are drawn once.\n"
@@ -294,13 +315,13 @@ fn build(
         HeadChoice::Sigmoid => Head::sigmoid(),
         HeadChoice::Softmax => Head::softmax(class_names.len()),
     };
-    let head = match options.recipe {
+    let head = match options.recipe() {
         Recipe::FineTune => head.hidden(256).dropout(0.5),
         Recipe::Notebook | Recipe::Cached => head.hidden(132),
     };
     let model = Classifier::new(base, head.seed(options.seed), class_names)?;
     let model = model.resize(options.resize());
-    Ok(model.input_size(options.size, options.size)?)
+    Ok(model.input_size(options.size(), options.size())?)
 }
 
 fn print_history(history: &History) {
@@ -344,7 +365,7 @@ fn save(
     std::fs::create_dir_all(&options.out)
         .map_err(|error| format!("{}: {error}", options.out.display()))?;
     history.save_csv(options.out.join("history.csv"))?;
-    let by_options = options.recipe != Recipe::FineTune;
+    let by_options = options.recipe() != Recipe::FineTune;
     let metrics = serde_json::json!({
         "test": evaluation,
         "seconds_per_epoch": history.seconds_per_epoch(),
@@ -353,7 +374,7 @@ fn save(
             "arch": model.base().vgg(),
             "weights": options.weights,
             "preprocess": model.preprocess(),
-            "recipe": options.recipe.to_possible_value().map(|value| value.get_name().to_owned()),
+            "recipe": options.recipe().to_possible_value().map(|value| value.get_name().to_owned()),
             "head": model.head().config(),
             "open_blocks": block_names(model, true),
             "epochs": history.epochs.len(),
@@ -361,7 +382,7 @@ fn save(
             "batch_size": by_options.then(|| options.batch_size()),
             "lr": by_options.then(|| options.learning_rate()),
             "augment": by_options.then_some(!options.no_augment),
-            "size": options.size,
+            "size": options.size(),
             "resize": options.resize(),
         },
     });
