@@ -393,7 +393,7 @@ fn save(
     let file = options.out.join("model.safetensors");
     model.save(&file)?;
     println!(
-        "\nSaved to {}. Try it on a picture of yours:\n  santa predict {} PICTURE",
+        "\nSaved to {}. Try it on a picture of yours:\n  cargo run --release --example santa -- predict {} PICTURE",
         options.out.display(),
         file.display()
     );
