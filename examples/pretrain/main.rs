@@ -69,9 +69,17 @@ struct Options {
     /// Stops after this many epochs of the run; the same command goes on.
     #[arg(long)]
     stop_after: Option<usize>,
+    /// What the base's metadata is to say beside its preprocess, such as `training_data=…` or `licence=…`.
+    #[arg(long, value_name = "KEY=TEXT", value_parser = note)]
+    note: Vec<(String, String)>,
     /// Where targets, checkpoint, log and the base go.
     #[arg(long, default_value = "runs/pretrain", value_name = "DIR")]
     out: PathBuf,
+}
+
+fn note(text: &str) -> std::result::Result<(String, String), String> {
+    let (key, text) = text.split_once('=').ok_or("KEY=TEXT is wanted")?;
+    Ok((key.to_owned(), text.to_owned()))
 }
 
 fn main() -> Result<()> {
@@ -132,7 +140,12 @@ fn main() -> Result<()> {
     if last == options.epochs {
         let file = options.out.join("base.safetensors");
         let base = student.base()?.with_preprocess(Preprocess::Torch);
-        base.save(&file, DType::F16, &[])?;
+        let notes: Vec<_> = options
+            .note
+            .iter()
+            .map(|(key, text)| (key.as_str(), text.as_str()))
+            .collect();
+        base.save(&file, DType::F16, &notes)?;
         println!("saved {}", file.display());
     }
     Ok(())
