@@ -119,9 +119,11 @@ fn a_run_left_at_any_step_ends_as_if_it_had_not_been() {
         }
         let (resumed, history) = fit(&checkpointed(trainer(optimizer.clone())), &dataset);
         assert!(end(&resumed, &history) == expected, "{optimizer:?}");
-        // A finished run has nothing left to do.
-        let (again, history) = fit(&checkpointed(trainer(optimizer.clone())), &dataset);
-        assert!(end(&again, &history) == expected, "{optimizer:?}, again");
+        // A finished run has nothing left to do, however often it is asked.
+        for _ in 0..2 {
+            let (again, history) = fit(&checkpointed(trainer(optimizer.clone())), &dataset);
+            assert!(end(&again, &history) == expected, "{optimizer:?}, again");
+        }
     }
 }
 

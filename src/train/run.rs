@@ -176,6 +176,9 @@ impl<'a, B: Backbone> Run<'a, B> {
         if let Some(states) = states {
             self.callbacks.restore(states)?;
         }
+        if self.position.finished {
+            return self.leave();
+        }
         while !self.position.finished {
             let phase = self.phases[self.position.phase].clone();
             if self.phase(&phase, epochs)?.is_break() {
@@ -238,6 +241,7 @@ impl<'a, B: Backbone> Run<'a, B> {
             }
         }
         self.opened = names;
+        self.frozen = checkpoint.frozen;
         self.position = checkpoint.position;
         self.optimizer = checkpoint.optimizer;
         Ok(checkpoint.callbacks)
