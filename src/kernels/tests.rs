@@ -9,6 +9,17 @@ use super::layout::Maps;
 use super::training::{Input, OpenLayer, backward, run_open};
 use super::winograd::{Epilogue, Filters};
 
+/// The same random cases in every run: a sum that rounds to the other side of a ReLU, or cancels to next to nothing, is
+/// rare but would fail a run that has nothing to do with it.
+fn cases(count: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: count,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    }
+}
+
 /// Reproducible numbers, about normal.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -82,8 +93,13 @@ fn pooled(y: &[f64], maps: Maps) -> Vec<f64> {
 }
 
 fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
+    error_beside(found, expected, expected)
+}
+
+/// The norm of the error over that of `scale`.
+fn error_beside(found: &[f32], expected: &[f64], scale: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let square: f64 = expected.iter().map(|e| e * e).sum();
+    let square: f64 = scale.iter().map(|e| e * e).sum();
     let error: f64 = found
         .iter()
         .zip(expected)
@@ -156,7 +172,7 @@ const METHODS: [Method; 4] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn every_method_on_every_processor_is_the_convolution(
@@ -215,14 +231,15 @@ struct Reference {
     pool: bool,
 }
 
-/// Forward and backward in f64: the output, and each layer's gradients of weights and bias for Σ cotangent · output.
+/// Forward and backward in f64: the output, and each layer's gradients of weights and bias for Σ cotangent · output,
+/// with the sums of the absolute values that a bias's gradient adds up: it may cancel to next to nothing.
 #[expect(clippy::type_complexity, reason = "a test's result")]
 fn backpropagate(
     layers: &[Reference],
     x: &[f32],
     mut maps: Maps,
     cotangent: &[f32],
-) -> (Vec<f64>, Vec<(Vec<f64>, Vec<f64>)>) {
+) -> (Vec<f64>, Vec<(Vec<f64>, Vec<f64>, Vec<f64>)>) {
     let mut inputs = vec![x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>()];
     let mut outputs = Vec::new();
     let mut shapes = Vec::new();
@@ -278,6 +295,7 @@ fn backpropagate(
         }
         let mut dw = vec![0.0; layer.weights.len()];
         let mut db = vec![0.0; out_channels];
+        let mut added = vec![0.0; out_channels];
         let mut dx = vec![0.0; x.len()];
         for n in 0..pictures {
             for o in 0..out_channels {
@@ -285,6 +303,7 @@ fn backpropagate(
                     for column in 0..width {
                         let g = dy[((n * out_channels + o) * height + row) * width + column];
                         db[o] += g;
+                        added[o] += g.abs();
                         for c in 0..channels {
                             for tap in 0..9 {
                                 let (r, k) = (row + tap / 3, column + tap % 3);
@@ -301,7 +320,7 @@ fn backpropagate(
                 }
             }
         }
-        gradients.push((dw, db));
+        gradients.push((dw, db, added));
         gradient = dx;
     }
     gradients.reverse();
@@ -384,9 +403,10 @@ fn check_training(
         loss.backward()
     };
     let found = found.unwrap();
-    for (index, (dw, db)) in gradients.iter().enumerate() {
+    for (index, (dw, db, added)) in gradients.iter().enumerate() {
         let (weight, bias) = &variables[index];
-        for (var, expected, name) in [(weight, dw, "weight"), (bias, db, "bias")] {
+        for (var, expected, scale, name) in [(weight, dw, dw, "weight"), (bias, db, added, "bias")]
+        {
             let Some(found) = found.get(var) else {
                 assert!(!open[index], "{what}: no gradient of layer {index}");
                 continue;
@@ -394,7 +414,7 @@ fn check_training(
             assert!(open[index], "{what}: a gradient of frozen layer {index}");
             assert_eq!(found.dims(), var.dims());
             let found: Vec<f32> = found.flatten_all().unwrap().to_vec1().unwrap();
-            let error = relative_error(&found, expected);
+            let error = error_beside(&found, expected, scale);
             assert!(
                 error < 2e-5,
                 "{what}: {name} of layer {index}: error {error:e}"
@@ -404,7 +424,7 @@ fn check_training(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn gradients_of_a_run_are_those_of_f64(
