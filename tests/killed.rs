@@ -74,34 +74,73 @@ fn finish(pictures: &Path, folder: &Path) -> String {
     std::fs::read_to_string(folder.join("end")).unwrap()
 }
 
-/// Kills so many runs, each once or twice, and finishes each.
+/// Checkpoints a whole run writes: one after each of an epoch's four steps, one after its validation.
+const LAST: usize = 6 * 5;
+
+/// How many of them a run has written.
+fn progress(folder: &Path) -> usize {
+    let places = std::fs::read_dir(folder.join("checkpoints"))
+        .into_iter()
+        .flatten();
+    let places = places.filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let (epochs, steps) = name
+            .strip_prefix("checkpoint-")?
+            .strip_suffix(".safetensors")?
+            .split_once('-')?;
+        Some(5 * epochs.parse::<usize>().unwrap() + steps.parse::<usize>().unwrap())
+    });
+    places.max().unwrap_or(0)
+}
+
+/// Starts a run and kills it a while after so many of its checkpoints; whether it was alive until then.
+fn start_and_kill(pictures: &Path, folder: &Path, checkpoints: usize, after: Duration) -> bool {
+    let mut child = start(pictures, folder);
+    while progress(folder) < checkpoints && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(after);
+    // SIGKILL, where there are signals. A child that ended can no longer be killed.
+    let _ = child.kill();
+    let status = child.wait().unwrap();
+    assert!(status.code() != Some(101), "the run failed by itself");
+    !status.success()
+}
+
+/// Kills so many runs, every other one twice, and finishes each.
 fn kill(runs: u32) {
     let (pictures, _) = common::colours(8);
+    let pictures = pictures.path();
     let folder = tempfile::tempdir().unwrap();
     let begun = Instant::now();
-    let expected = finish(pictures.path(), folder.path());
-    let whole = begun.elapsed();
-    let mut survived = 0;
+    let expected = finish(pictures, folder.path());
+    let step = begun.elapsed() / LAST as u32;
+    let (mut kills, mut late) = (0, 0);
+    // Multiples of these are spread evenly over the square.
+    let share = |index: u32, by: f64| (f64::from(index) * by).fract();
     for run in 0..runs {
-        let folder = tempfile::tempdir().unwrap();
-        // The golden ratio's multiples are spread evenly over [0, 1).
-        let moments = [f64::from(run) * 0.618_034, f64::from(run) * 0.754_878];
-        for moment in &moments[..1 + run as usize % 2] {
-            let mut child = start(pictures.path(), folder.path());
-            std::thread::sleep(Duration::from_secs_f64(
-                whole.as_secs_f64() * moment.fract(),
-            ));
-            // SIGKILL, where there are signals.
-            child.kill().unwrap();
-            survived += u32::from(child.wait().unwrap().success());
+        // One that ended before it was to be killed does not count: another moment is tried.
+        let (folder, reached) = loop {
+            let index = run + runs * late;
+            let folder = tempfile::tempdir().unwrap();
+            let reached = (share(index, 0.754_878) * LAST as f64) as usize;
+            let after = step.mul_f64(share(index, 0.569_840));
+            if start_and_kill(pictures, folder.path(), reached, after) {
+                break (folder, reached);
+            }
+            late += 1;
+            assert!(late <= runs, "runs end before they can be killed");
+        };
+        kills += 1;
+        if run % 2 == 1 {
+            let reached = usize::midpoint(reached, LAST);
+            let again = start_and_kill(pictures, folder.path(), reached, step / 2);
+            kills += u32::from(again);
         }
-        let end = finish(pictures.path(), folder.path());
+        let end = finish(pictures, folder.path());
         assert!(end == expected, "run {run} ended elsewhere");
     }
-    assert!(survived < runs, "none was killed before its end");
-    println!(
-        "{runs} of {runs} runs ended with the same weights; {survived} ended before their kill"
-    );
+    println!("{runs} of {runs} runs ended with the same weights after {kills} kills");
 }
 
 #[test]
