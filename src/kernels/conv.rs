@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::filters::{self, Filters};
 use super::layout::Maps;
 use super::scratch::Scratch;
 #[cfg(target_arch = "aarch64")]
@@ -9,8 +10,9 @@ use super::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{LANES, Portable};
-use super::tile::{F2, F4};
-use super::winograd::{self, Epilogue, Filters};
+use super::tile::{F2, F4, F6};
+use super::tiling::Tiling;
+use super::winograd::{self, Epilogue};
 use super::{direct, gradient, pool};
 use direct::Input;
 
@@ -128,7 +130,7 @@ impl Isa {
         with_lanes!(self, L => pool::relu_gradient::<L>(y, gradient));
     }
 
-    /// See [`gradient::weights`]; the tile is the one with fewer products.
+    /// See [`gradient::weights`]; the tiles are those with the fewest products.
     pub(super) fn weight_gradient(
         self,
         x: &[f32],
@@ -137,10 +139,10 @@ impl Isa {
         out_channels: usize,
         dw: &mut [f32],
     ) {
-        let products = |side: usize| {
-            (side + 2).pow(2) * input.height.div_ceil(side) * input.width.div_ceil(side)
-        };
-        with_lanes!(self, L => if products(4) <= products(2) {
+        let points = |largest: usize| Tiling::of_largest(input, largest).all_points();
+        with_lanes!(self, L => if points(6) < points(4) {
+            gradient::weights::<L, F6>(x, input, dy, out_channels, dw);
+        } else if points(4) < points(2) {
             gradient::weights::<L, F4>(x, input, dy, out_channels, dw);
         } else {
             gradient::weights::<L, F2>(x, input, dy, out_channels, dw);
@@ -156,9 +158,11 @@ impl Isa {
 /// How a layer is convolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Method {
-    /// Winograd F(4×4, 3×3).
+    /// Winograd's F(6×6, 3×3), and smaller tiles at a map's edge.
+    Winograd6,
+    /// F(4×4, 3×3), and smaller tiles at a map's edge.
     Winograd4,
-    /// Winograd F(2×2, 3×3).
+    /// F(2×2, 3×3).
     Winograd2,
     /// Nine shifted products.
     Direct,
@@ -167,134 +171,84 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    /// The cheapest for maps of this shape, by a model of the time: multiply-adds at the processor's rate or
-    /// weights at the memory's, whichever takes longer, and the transforms' traffic.
+    /// The cheapest for maps of this shape, by a model of the time.
     pub(crate) fn for_maps(maps: Maps, out_channels: usize) -> Self {
-        const MULTIPLY_ADDS: f64 = 130e9;
-        const WEIGHTS: f64 = 5e9;
-        const TRANSFORMED: f64 = 6e9;
+        // All in the time of a multiply-add. A channel's value at a point, transformed and written:
+        const VALUE: f64 = 10.0;
+        // A weight, read from memory while others are multiplied with:
+        const WEIGHT: f64 = 15.0;
         let (inputs, outputs) = (
             maps.channels.next_multiple_of(LANES) as f64,
             out_channels.next_multiple_of(LANES) as f64,
         );
-        let cost = |products: f64, tiles: f64, transformed: bool| {
-            let weights = products * inputs * outputs;
-            let traffic = if transformed {
-                products * tiles * (inputs + outputs)
-            } else {
-                0.0
-            };
-            (weights * tiles / MULTIPLY_ADDS).max(weights / WEIGHTS) + traffic / TRANSFORMED
+        let winograd = |largest: usize| {
+            let tiling = Tiling::of_largest(maps, largest);
+            let ((down, across), all) = (tiling.points(), tiling.all_points() as f64);
+            let weights = WEIGHT * (down * across) as f64;
+            all.max(weights) * inputs * outputs + VALUE * all * (inputs + outputs)
         };
-        let tiles = |side: usize| {
-            (maps.pictures * maps.height.div_ceil(side) * maps.width.div_ceil(side)) as f64
-        };
-        // Pixels between rows of padded maps are computed and dropped.
-        let waste = (maps.width + 2) as f64 / maps.width.max(1) as f64;
+        let pixels = (maps.pictures * maps.height * maps.width) as f64;
         [
-            (Self::Winograd4, cost(36.0, tiles(4), true)),
-            (Self::Winograd2, cost(16.0, tiles(2), true)),
-            (Self::Direct, cost(9.0, waste * tiles(1), false)),
+            // Of equals the first, which rounds less.
+            (Self::Winograd2, winograd(2)),
+            (Self::Winograd4, winograd(4)),
+            (Self::Winograd6, winograd(6)),
+            (Self::Direct, 9.0 * pixels.max(WEIGHT) * inputs * outputs),
         ]
         .into_iter()
         .min_by(|a, b| a.1.total_cmp(&b.1))
         .map_or(Self::Winograd4, |(method, _)| method)
     }
 
-    /// Weights as this method wants them.
+    /// Weights to be used often, as this method wants them.
     pub(super) fn prepare(self, isa: Isa, filters: &Filters<'_>) -> Scratch {
         with_lanes!(isa, L => match self {
-            Self::Winograd4 => {
-                let mut u = Scratch::new(winograd::weights_len::<L, F4>(filters));
-                winograd::weights::<L, F4>(filters, &mut u);
-                u
-            }
-            Self::Winograd2 => {
-                let mut u = Scratch::new(winograd::weights_len::<L, F2>(filters));
-                winograd::weights::<L, F2>(filters, &mut u);
-                u
-            }
-            Self::Direct => {
-                let mut w = Scratch::new(direct::weights_len::<L>(filters, Input::Blocked));
-                direct::weights::<L>(filters, Input::Blocked, &mut w);
-                w
-            }
-            Self::DirectPlanar => {
-                let mut w = Scratch::new(direct::weights_len::<L>(filters, Input::Planar));
-                direct::weights::<L>(filters, Input::Planar, &mut w);
-                w
-            }
+            Self::Winograd6 => filters::points::<L, F6>(filters),
+            Self::Winograd4 => filters::points::<L, F4>(filters),
+            Self::Winograd2 => filters::points::<L, F2>(filters),
+            Self::Direct => direct::prepare::<L>(filters, Input::Blocked),
+            Self::DirectPlanar => direct::prepare::<L>(filters, Input::Planar),
         })
     }
 
-    /// Convolves `x` into `y` with weights from [`prepare`](Self::prepare).
+    /// Convolves `x` into `y` with the weights of `filters`, which [`prepare`](Self::prepare) may have seen.
     #[expect(clippy::too_many_arguments, reason = "a layer's operands")]
     pub(super) fn convolve(
         self,
         isa: Isa,
         x: &[f32],
         maps: Maps,
-        weights: &[f32],
-        out_channels: usize,
-        epilogue: &Epilogue<'_>,
-        y: &mut [f32],
-    ) {
-        let input = match self {
-            Self::Winograd4 => {
-                return with_lanes!(isa, L => {
-                    winograd::convolve::<L, F4>(x, maps, weights, out_channels, epilogue, y)
-                });
-            }
-            Self::Winograd2 => {
-                return with_lanes!(isa, L => {
-                    winograd::convolve::<L, F2>(x, maps, weights, out_channels, epilogue, y)
-                });
-            }
-            Self::Direct => Input::Blocked,
-            Self::DirectPlanar => Input::Planar,
-        };
-        if !epilogue.pool {
-            return with_lanes!(isa, L => {
-                direct::convolve::<L>(x, maps, input, weights, out_channels, epilogue, y)
-            });
-        }
-        let whole = maps.with_channels(out_channels);
-        let mut unpooled = Scratch::new(whole.len());
-        let epilogue = Epilogue {
-            pool: false,
-            ..*epilogue
-        };
-        with_lanes!(isa, L => {
-            direct::convolve::<L>(x, maps, input, weights, out_channels, &epilogue, &mut unpooled);
-            pool::max_pool::<L>(&unpooled, whole, y);
-        });
-    }
-}
-
-/// What weights that change with every step are convolved with.
-impl Method {
-    /// Convolves `x` into `y` with weights that are not used again.
-    pub(super) fn convolve_once(
-        self,
-        isa: Isa,
-        x: &[f32],
-        maps: Maps,
         filters: &Filters<'_>,
+        prepared: Option<&[f32]>,
         epilogue: &Epilogue<'_>,
         y: &mut [f32],
     ) {
         with_lanes!(isa, L => match self {
-            Self::Winograd4 if winograd::is_large::<L, F4>(filters) => {
-                return winograd::convolve_once::<L, F4>(x, maps, filters, epilogue, y);
+            Self::Winograd6 => winograd::convolve::<L, F6>(x, maps, filters, prepared, epilogue, y),
+            Self::Winograd4 => winograd::convolve::<L, F4>(x, maps, filters, prepared, epilogue, y),
+            Self::Winograd2 => winograd::convolve::<L, F2>(x, maps, filters, prepared, epilogue, y),
+            Self::Direct | Self::DirectPlanar => {
+                let input = if self == Self::Direct { Input::Blocked } else { Input::Planar };
+                let made;
+                let weights = match prepared {
+                    Some(prepared) => prepared,
+                    None => {
+                        made = direct::prepare::<L>(filters, input);
+                        &made
+                    }
+                };
+                let (outputs, _) = filters.sizes();
+                if !epilogue.pool {
+                    direct::convolve::<L>(x, maps, input, weights, outputs, epilogue, y);
+                    return;
+                }
+                let whole = maps.with_channels(outputs);
+                let mut unpooled = Scratch::new(whole.len());
+                let epilogue = Epilogue { pool: false, ..*epilogue };
+                direct::convolve::<L>(x, maps, input, weights, outputs, &epilogue, &mut unpooled);
+                pool::max_pool::<L>(&unpooled, whole, y);
             }
-            Self::Winograd2 if winograd::is_large::<L, F2>(filters) => {
-                return winograd::convolve_once::<L, F2>(x, maps, filters, epilogue, y);
-            }
-            _ => {}
         });
-        let prepared = self.prepare(isa, filters);
-        let (outputs, _) = filters.sizes();
-        self.convolve(isa, x, maps, &prepared, outputs, epilogue, y);
     }
 }
 

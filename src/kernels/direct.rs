@@ -1,16 +1,17 @@
-//! The 3×3 convolution without a transform: nine shifted products on zero-padded maps.
+//! The 3×3 convolution without a transform: nine products on shifted, zero-padded maps.
 //!
 //! For the first layer, whose three channels fill no vector, and for maps so small that reading the weights is
 //! all the work: a Winograd tile has four times as many of them.
 
+use super::filters::{Filters, MOST_PANEL};
 use super::gemm::Product;
 use super::layout::Maps;
 use super::parallel::{Shared, for_each};
 use super::scratch::{Scratch, with_own};
 use super::simd::{LANES, Simd};
-use super::winograd::{Epilogue, Filters};
+use super::winograd::Epilogue;
 
-/// Rows of padded pixels that an item takes, about: a few register blocks, so that weights read are used again.
+/// Pixels that an item takes, about: a few register blocks, so that weights read are used again.
 const ITEM_PIXELS: usize = 112;
 
 /// How the input lies: blocks of sixteen channels, or one plane per channel as tensors have it.
@@ -36,40 +37,30 @@ impl Input {
 }
 
 /// Weights for [`convolve`]: (panel, tap, input, output within the panel), padded with zeros.
-pub(super) fn weights<S: Simd>(filters: &Filters<'_>, input: Input, w: &mut [f32]) {
-    let (_, inputs) = filters.sizes();
+pub(super) fn prepare<S: Simd>(filters: &Filters<'_>, input: Input) -> Scratch {
+    let (outputs, inputs) = filters.sizes();
     let panel = S::PANEL_VECTORS * LANES;
-    let padded = input.channels(inputs);
-    assert_eq!(w.len(), weights_len::<S>(filters, input));
-    let chunks = w.len() / (9 * padded * panel);
-    let w = Shared::new(w);
-    for_each(chunks * padded, 8, |item| {
+    let (panels, padded) = (outputs.div_ceil(panel), input.channels(inputs));
+    let mut w = Scratch::new(panels * 9 * padded * panel);
+    let shared = Shared::new(&mut w);
+    for_each(panels * padded, 8, |item| {
         let (index, channel) = (item / padded, item % padded);
-        for vector in 0..S::PANEL_VECTORS {
-            let taps = if channel < inputs {
-                filters.gather(channel, index * panel + vector * LANES)
-            } else {
-                [[0.0; LANES]; 9]
-            };
-            for (tap, values) in taps.iter().enumerate() {
-                let row = (index * 9 + tap) * padded + channel;
-                // SAFETY: an item writes its own panel's and channel's rows, and w was checked to have them.
-                unsafe {
-                    let to = w.at(row * panel + vector * LANES);
-                    values.as_ptr().copy_to_nonoverlapping(to, LANES);
-                }
+        let mut taps = [0.0; 9 * MOST_PANEL];
+        filters.gather::<S>(index, channel, &mut taps, panel);
+        for (tap, values) in taps.chunks_exact(panel).take(9).enumerate() {
+            let row = (index * 9 + tap) * padded + channel;
+            // SAFETY: an item writes its own panel's and channel's rows, and w has them.
+            unsafe {
+                values
+                    .as_ptr()
+                    .copy_to_nonoverlapping(shared.at(row * panel), panel);
             }
         }
     });
+    w
 }
 
-/// How many floats [`weights`] writes.
-pub(super) fn weights_len<S: Simd>(filters: &Filters<'_>, input: Input) -> usize {
-    let (outputs, inputs) = filters.sizes();
-    outputs.next_multiple_of(S::PANEL_VECTORS * LANES) * 9 * input.channels(inputs)
-}
-
-/// Convolves `x`, of `maps`' shape in the layout `input`, with weights from [`weights`] into blocked `y`. Does not
+/// Convolves `x`, of `maps`' shape in the layout `input`, with weights from [`prepare`] into blocked `y`. Does not
 /// pool.
 pub(super) fn convolve<S: Simd>(
     x: &[f32],
@@ -83,13 +74,14 @@ pub(super) fn convolve<S: Simd>(
     let lanes = input.width();
     let Maps { height, width, .. } = maps;
     let planes = input.channels(maps.channels) / lanes;
-    let (padded_height, padded_width) = (height + 2, width + 2);
-    let plane = padded_height * padded_width * lanes;
+    let row = width * lanes;
+    let shifted = (height + 2) * row;
+    let picture_len = planes * 3 * shifted;
     let panel = S::PANEL_VECTORS * LANES;
     let panels = out_channels.div_ceil(panel);
     let output = maps.with_channels(out_channels);
     assert!(!epilogue.pool, "pooling is a pass of its own here");
-    assert_eq!(x.len(), maps.pictures * planes * height * width * lanes);
+    assert_eq!(x.len(), maps.pictures * planes * height * row);
     assert_eq!(w.len(), panels * 9 * planes * lanes * panel);
     assert_eq!(y.len(), output.len());
     assert!(
@@ -102,45 +94,50 @@ pub(super) fn convolve<S: Simd>(
         return;
     }
 
-    let mut padded = Scratch::new(maps.pictures * planes * plane);
+    let mut padded = Scratch::new(maps.pictures * picture_len);
     pad(x, &mut padded, height, width, lanes);
 
     let segments: Vec<usize> = (0..9)
         .flat_map(|tap| {
-            let shift = (tap / 3 * padded_width + tap % 3) * lanes;
-            (0..planes).map(move |index| index * plane + shift)
+            let shift = tap % 3 * shifted + tap / 3 * row;
+            (0..planes).map(move |index| index * 3 * shifted + shift)
         })
         .collect();
-    // Output rows of an item, taken as one run of padded pixels; what falls between rows is not written.
-    let group = ITEM_PIXELS.div_ceil(padded_width).min(height);
+    // Output rows of an item, taken as one run of pixels.
+    let group = ITEM_PIXELS.div_ceil(width).min(height);
     let groups = height.div_ceil(group);
     let y = Shared::new(y);
     for_each(maps.pictures * groups * panels, 1, |item| {
         let (place, index) = (item / panels, item % panels);
         let (picture, top) = (place / groups, place % groups * group);
         let rows = group.min(height - top);
-        let product = Product {
-            rows: rows * padded_width - 2,
-            segments: &segments,
-            terms: lanes,
-            a_row: lanes,
-            a_k: 1,
-            b_k: panel,
-            c_row: panel,
-            accumulate: false,
-        };
-        with_own(product.rows * panel, |sums| {
-            let a = padded[picture * planes * plane + top * padded_width * lanes..].as_ptr();
+        let pixels = rows * width;
+        with_own(pixels * panel, |sums| {
+            let a = padded[picture * picture_len + top * row..].as_ptr();
             let b = w[index * segments.len() * lanes * panel..].as_ptr();
             let c = sums.as_mut_ptr();
-            // SAFETY: the kernels were chosen for this processor. The last row and tap read the last padded pixel
-            // of the last plane, no further; the weights' length was checked; an item writes its own rows and
-            // panel of y.
+            // SAFETY: the kernels were chosen for this processor. The last row and tap read the last padded row of the
+            // last plane, no further; the weights' length was checked; an item writes its own rows and panel of y.
             unsafe {
                 S::vectorize(
                     #[inline(always)]
                     || {
-                        product.run::<S>(a, b, c);
+                        match input {
+                            Input::Blocked => Product::<LANES, 1> {
+                                rows: pixels,
+                                segments: &segments,
+                                terms: lanes,
+                                accumulate: false,
+                            }
+                            .run::<S>(a, b, c),
+                            Input::Planar => Product::<1, 1> {
+                                rows: pixels,
+                                segments: &segments,
+                                terms: lanes,
+                                accumulate: false,
+                            }
+                            .run::<S>(a, b, c),
+                        }
                         for vector in 0..S::PANEL_VECTORS {
                             let block = index * S::PANEL_VECTORS + vector;
                             if block == output.blocks() {
@@ -151,21 +148,19 @@ pub(super) fn convolve<S: Simd>(
                                 None => S::splat(0.0),
                             };
                             let to = (picture * output.blocks() + block) * output.plane();
-                            for row in 0..rows {
-                                for column in 0..width {
-                                    let pixel = row * padded_width + column;
-                                    let sum = S::load(c.add(pixel * panel + vector * LANES));
-                                    let mut value = S::add(sum, bias);
-                                    if epilogue.relu {
-                                        value = S::relu(value);
-                                    }
-                                    let offset = to + ((top + row) * width + column) * LANES;
-                                    if let Some(gate) = epilogue.gate {
-                                        let gate = S::load(gate.as_ptr().add(offset));
-                                        value = S::gate(gate, value);
-                                    }
-                                    S::store(y.at(offset), value);
+                            let to = to + top * width * LANES;
+                            for pixel in 0..pixels {
+                                let sum = S::load(c.add(pixel * panel + vector * LANES));
+                                let mut value = S::add(sum, bias);
+                                if epilogue.relu {
+                                    value = S::relu(value);
                                 }
+                                let offset = to + pixel * LANES;
+                                if let Some(gate) = epilogue.gate {
+                                    let gate = S::load(gate.as_ptr().add(offset));
+                                    value = S::gate(gate, value);
+                                }
+                                S::store(y.at(offset), value);
                             }
                         }
                     },
@@ -175,19 +170,33 @@ pub(super) fn convolve<S: Simd>(
     });
 }
 
-/// Copies planes of `lanes` channels into planes with a rim of one zero pixel.
+/// Copies planes of `lanes` channels three times: for the taps on the left, in the middle and on the right, with the
+/// pixels they read in the place of those they are for. There is a row of zeros above and below.
 fn pad(x: &[f32], padded: &mut [f32], height: usize, width: usize, lanes: usize) {
-    let (row, padded_row) = (width * lanes, (width + 2) * lanes);
-    let plane = (height + 2) * padded_row;
-    let planes = padded.len() / plane;
+    let row = width * lanes;
+    let shifted = (height + 2) * row;
+    let planes = padded.len() / (3 * shifted);
     let padded = Shared::new(padded);
     for_each(planes, 1, |index| {
         // SAFETY: an item's slice is its own plane.
-        let target = unsafe { std::slice::from_raw_parts_mut(padded.at(index * plane), plane) };
+        let target =
+            unsafe { std::slice::from_raw_parts_mut(padded.at(index * 3 * shifted), 3 * shifted) };
         let source = &x[index * height * row..][..height * row];
-        target.fill(0.0);
-        for (y, source) in source.chunks_exact(row).enumerate() {
-            target[(y + 1) * padded_row + lanes..][..row].copy_from_slice(source);
+        for (tap, target) in target.chunks_exact_mut(shifted).enumerate() {
+            let (before, after) = (tap == 0, tap == 2);
+            target[..row].fill(0.0);
+            target[shifted - row..].fill(0.0);
+            let rows = target[row..shifted - row].chunks_exact_mut(row);
+            for (target, source) in rows.zip(source.chunks_exact(row)) {
+                let from = &source[if after { lanes } else { 0 }..];
+                let from = &from[..row - if before || after { lanes } else { 0 }];
+                target[if before { lanes } else { 0 }..][..from.len()].copy_from_slice(from);
+                if before {
+                    target[..lanes].fill(0.0);
+                } else if after {
+                    target[row - lanes..].fill(0.0);
+                }
+            }
         }
     });
 }

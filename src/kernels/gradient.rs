@@ -10,19 +10,24 @@ use super::layout::Maps;
 use super::parallel::{Shared, for_each};
 use super::scratch::{Scratch, with_own};
 use super::simd::{LANES, Simd};
-use super::tile::{MAX_SIZE, Tile};
-use super::winograd::{Grid, PAD, input_tile};
+use super::tile::Points;
+use super::tiling::Tiling;
+use super::transform::{input_tile, weights_back};
+use super::winograd::PAD;
 
 /// Bytes of transformed input and gradient that a chunk of tiles may take. Chunks depend on the layer's shape
 /// alone, so the order of every sum does too.
 const CHUNK_BYTES: usize = 24 << 20;
 
-/// Input channels of a work item: three register blocks of 11, 11 and 10 rows with AVX-512.
-const GROUP: usize = 2 * LANES;
+/// Items of work that a layer is cut into at least, if it has so many blocks and panels.
+const ITEMS: usize = 16;
+
+/// Tiles that a thread transforms in one go.
+const TILES: usize = 8;
 
 /// Writes the gradient (out, in, 3, 3) of the weights, from blocked input `x` and the gradient `dy` of the
 /// convolution's sums.
-pub(super) fn weights<S: Simd, T: Tile>(
+pub(super) fn weights<S: Simd, P: Points>(
     x: &[f32],
     input: Maps,
     dy: &[f32],
@@ -33,26 +38,35 @@ pub(super) fn weights<S: Simd, T: Tile>(
     assert_eq!((x.len(), dy.len()), (input.len(), output.len()));
     assert_eq!(dw.len(), out_channels * input.channels * 9);
     let panel = S::PANEL_VECTORS * LANES;
-    let (rows, panels) = (input.blocks() * LANES, out_channels.div_ceil(panel));
-    let groups = rows.div_ceil(GROUP);
-    let (from, to) = (Grid::new::<T>(input), Grid::new::<T>(output));
+    let (blocks, panels) = (input.blocks(), out_channels.div_ceil(panel));
+    let (from, to) = (Tiling::new::<P>(input), Tiling::new::<P>(output));
     let tiles = from.tiles();
     if tiles == 0 {
         dw.fill(0.0);
         return;
     }
-    let most = (CHUNK_BYTES / (4 * T::POINTS * (groups * GROUP + panels * panel))).max(LANES);
-    let chunks = tiles.div_ceil(most);
-    let chunk = tiles.div_ceil(chunks);
-    // Tile after tile of one group, or one panel, lies in one run: a product reads straight on.
-    let (v_group, m_panel) = (chunk * GROUP + PAD, chunk * panel + PAD);
-    let (v_point, m_point) = (groups * v_group, panels * m_panel);
-    let mut v = Scratch::new(T::POINTS * v_point);
-    let mut m = Scratch::new(T::POINTS * m_point);
+    let (down, across) = from.points();
+    let points = down * across;
+    let per_tile = 4 * points * (blocks * LANES + panels * panel);
+    let chunks = tiles.div_ceil((CHUNK_BYTES / per_tile).max(LANES));
+    let room = tiles.div_ceil(chunks);
+    let (v_point, m_point) = (blocks * room * LANES + PAD, panels * room * panel + PAD);
+    let mut v = Scratch::new(points * v_point);
+    let mut m = Scratch::new(points * m_point);
+    // An item is a square of input blocks and panels: large ones read less, small ones are more to share.
+    let (mut high, mut wide) = (4, 2);
+    while blocks.div_ceil(high) * panels.div_ceil(wide) < ITEMS && high * wide > 1 {
+        (high, wide) = if high > wide {
+            (high / 2, wide)
+        } else {
+            (high, wide / 2)
+        };
+    }
+    let (groups, strips) = (blocks.div_ceil(high), panels.div_ceil(wide));
     // One chunk: an item's sums are finished while they are in cache. More: they wait for the next.
-    let sums_len = T::POINTS * GROUP * panel;
+    let sums_len = points * high * wide * LANES * panel;
     let mut sums = Scratch::new(if chunks > 1 {
-        groups * panels * sums_len
+        groups * strips * sums_len
     } else {
         0
     });
@@ -62,60 +76,90 @@ pub(super) fn weights<S: Simd, T: Tile>(
         Shared::new(&mut sums),
         Shared::new(dw),
     );
-    for first in (0..tiles).step_by(chunk) {
-        let count = chunk.min(tiles - first);
+    for index in 0..chunks {
+        let (first, end) = (index * tiles / chunks, (index + 1) * tiles / chunks);
         // SAFETY, for the three loops: the kernels were chosen for this processor; the sizes of x, dy and dw were
-        // checked, and v and m are made for a chunk. In each loop an item writes what no other does: its tile's and
-        // block's points, or its group's and panel's sums and weights.
-        for_each(count * input.blocks(), 8, |item| unsafe {
-            let (tile, block) = (item / input.blocks(), item % input.blocks());
-            let (group, within) = (block * LANES / GROUP, block * LANES % GROUP);
-            let v = v.at(group * v_group + tile * GROUP + within);
+        // checked, and v and m are made for a chunk. In each loop an item writes what no other does: its tiles' points,
+        // or its blocks' and panels' sums and weights.
+        let items = (end - first).div_ceil(TILES);
+        let of_item = |item: usize| first + item * TILES..end.min(first + (item + 1) * TILES);
+        for_each(items, 1, |item| unsafe {
             S::vectorize(
                 #[inline(always)]
-                || input_tile::<S, T, false>(x.as_ptr(), &from, first + tile, block, v, v_point),
+                || {
+                    for index in of_item(item) {
+                        let tile = from.tile(index);
+                        for block in 0..blocks {
+                            let v = v.at((block * room + index - first) * LANES);
+                            input_tile::<S, P, false>(x.as_ptr(), &from, tile, block, v, v_point);
+                        }
+                    }
+                },
             );
         });
-        for_each(count * output.blocks(), 8, |item| unsafe {
-            let (tile, block) = (item / output.blocks(), item % output.blocks());
-            let (index, within) = (block * LANES / panel, block * LANES % panel);
-            let m = m.at(index * m_panel + tile * panel + within);
+        for_each(items, 1, |item| unsafe {
             S::vectorize(
                 #[inline(always)]
-                || input_tile::<S, T, true>(dy.as_ptr(), &to, first + tile, block, m, m_point),
+                || {
+                    for index in of_item(item) {
+                        let tile = to.tile(index);
+                        for block in 0..output.blocks() {
+                            let (index, lanes) = (index - first, block * LANES % panel);
+                            let strip = block * LANES / panel * room;
+                            let m = m.at((strip + index) * panel + lanes);
+                            input_tile::<S, P, true>(dy.as_ptr(), &to, tile, block, m, m_point);
+                        }
+                    }
+                },
             );
         });
-        for_each(groups * panels, 1, |item| {
-            let (group, index) = (item / panels, item % panels);
-            let product = Product {
-                rows: GROUP.min(rows - group * GROUP),
-                segments: &[0],
-                terms: count,
-                a_row: 1,
-                a_k: GROUP,
-                b_k: panel,
-                c_row: panel,
-                accumulate: first > 0,
-            };
+        for_each(groups * strips, 1, |item| {
+            let (group, strip) = (item / strips * high, item % strips * wide);
+            let rows = high.min(blocks - group);
+            let columns = wide.min(panels - strip);
+            // (block, panel) pairs of the item, and where their sums are at each point.
+            let pairs =
+                || (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
+            let place = |(row, column): (usize, usize)| (row * wide + column) * LANES * panel;
+            let sums_point = high * wide * LANES * panel;
             let run = |sums: *mut f32| unsafe {
                 S::vectorize(
                     #[inline(always)]
                     || {
-                        for point in 0..T::POINTS {
-                            let a = v.at(point * v_point + group * v_group);
-                            let b = m.at(point * m_point + index * m_panel);
-                            product.run::<S>(a, b, sums.add(point * GROUP * panel));
+                        for point in 0..points {
+                            let with = from.with_point(point / across, point % across);
+                            let (start, stop) = (with.start.max(first), with.end.min(end));
+                            let product = Product::<1, LANES> {
+                                rows: LANES,
+                                segments: &[0],
+                                terms: stop.saturating_sub(start),
+                                accumulate: index > 0,
+                            };
+                            let skipped = start.min(stop).saturating_sub(first);
+                            for pair in pairs() {
+                                let (row, column) = (group + pair.0, strip + pair.1);
+                                let a = v.at(point * v_point + (row * room + skipped) * LANES);
+                                let b = m.at(point * m_point + (column * room + skipped) * panel);
+                                let c = sums.add(point * sums_point + place(pair));
+                                product.run::<S>(a, b, c);
+                            }
                         }
-                        if first + count == tiles {
-                            let channels = product.rows.min(input.channels - group * GROUP);
-                            for row in 0..channels {
+                        if end < tiles {
+                            return;
+                        }
+                        for pair in pairs() {
+                            let (row, column) = (group + pair.0, strip + pair.1);
+                            for channel in 0..LANES.min(input.channels - row * LANES) {
                                 for vector in 0..S::PANEL_VECTORS {
-                                    let output = index * panel + vector * LANES;
-                                    let from = sums.add(row * panel + vector * LANES);
-                                    let taps = weights_back::<S, T>(from, GROUP * panel);
+                                    let output = column * panel + vector * LANES;
+                                    let sums =
+                                        sums.add(place(pair) + channel * panel + vector * LANES);
+                                    let taps =
+                                        weights_back::<S, P>(sums, sums_point, (down, across));
                                     for lane in 0..LANES.min(out_channels.saturating_sub(output)) {
-                                        let filter =
-                                            (output + lane) * input.channels + group * GROUP + row;
+                                        let filter = (output + lane) * input.channels
+                                            + row * LANES
+                                            + channel;
                                         for (tap, values) in taps.iter().enumerate() {
                                             *dw.at(filter * 9 + tap) = values[lane];
                                         }
@@ -134,36 +178,6 @@ pub(super) fn weights<S: Simd, T: Tile>(
             }
         });
     }
-}
-
-/// Gᵀ u G for sixteen outputs: nine taps from (m+2)² points, `point` floats apart.
-///
-/// # Safety
-/// Inside `vectorize`; `u` is valid for sixteen floats at each point.
-#[inline(always)]
-unsafe fn weights_back<S: Simd, T: Tile>(u: *const f32, point: usize) -> [[f32; LANES]; 9] {
-    let mut taps = [[0.0; LANES]; 9];
-    // SAFETY: points are the caller's.
-    unsafe {
-        let mut rows = [[S::splat(0.0); MAX_SIZE]; 3];
-        for j in 0..T::SIZE {
-            let mut column = [S::splat(0.0); MAX_SIZE];
-            for (i, value) in column.iter_mut().enumerate().take(T::SIZE) {
-                *value = S::load(u.add((i * T::SIZE + j) * point));
-            }
-            let column = T::weights_back::<S>(column);
-            for i in 0..3 {
-                rows[i][j] = column[i];
-            }
-        }
-        for (i, row) in rows.iter().enumerate() {
-            let row = T::weights_back::<S>(*row);
-            for (j, value) in row.iter().enumerate() {
-                S::store(taps[3 * i + j].as_mut_ptr(), *value);
-            }
-        }
-    }
-    taps
 }
 
 /// Writes the gradient (out) of the bias: the sum of `dy` over pictures and pixels, row by row.

@@ -13,6 +13,7 @@
 
 mod conv;
 mod direct;
+mod filters;
 mod gemm;
 mod gradient;
 mod layout;
@@ -22,7 +23,9 @@ mod scratch;
 mod simd;
 mod stack;
 mod tile;
+mod tiling;
 mod training;
+mod transform;
 mod values;
 mod winograd;
 

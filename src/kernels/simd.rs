@@ -25,6 +25,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn broadcast(from: *const f32) -> Self::V;
+    /// Asks for a cache line to be brought into the second-level cache, if there is a way to; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f32) {}
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -160,6 +163,10 @@ mod x86 {
             _mm512_set1_ps(*from)
         }
         #[inline(always)]
+        unsafe fn prefetch(from: *const f32) {
+            _mm_prefetch::<_MM_HINT_T1>(from.cast());
+        }
+        #[inline(always)]
         unsafe fn add(a: __m512, b: __m512) -> __m512 {
             _mm512_add_ps(a, b)
         }
@@ -231,6 +238,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn broadcast(from: *const f32) -> Self::V {
             [_mm256_broadcast_ss(&*from); 2]
+        }
+        #[inline(always)]
+        unsafe fn prefetch(from: *const f32) {
+            _mm_prefetch::<_MM_HINT_T1>(from.cast());
         }
         #[inline(always)]
         unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::conv::{Isa, Method, pad_bias};
+use super::filters::Filters;
 use super::layout::Maps;
 use super::scratch::Scratch;
-use super::winograd::{Epilogue, Filters};
+use super::winograd::Epilogue;
 
 /// One 3×3 convolution with bias and ReLU, and a 2×2 max-pool if one follows.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +159,17 @@ impl Stack<'_> {
                 (Some(current), _) => current,
                 (None, Input::Planar(x) | Input::Blocked(x)) => x,
             };
-            let weights = self.weights(index, method, maps);
+            let filters = Filters {
+                weights: layer.weights,
+                out_channels,
+                in_channels: maps.channels,
+                transposed: false,
+            };
+            let prepared = layer.kept_as.map(|place| {
+                let make = || method.prepare(self.isa, &filters);
+                self.prepared.get(place, method, make)
+            });
+            let prepared = prepared.as_deref().map(|scratch| &**scratch);
             let bias = pad_bias(layer.bias);
             let epilogue = Epilogue {
                 bias: Some(&bias),
@@ -168,37 +179,13 @@ impl Stack<'_> {
             };
             let output = self.output(index..index + 1, maps);
             if index + 1 == end {
-                method.convolve(self.isa, x, maps, &weights, out_channels, &epilogue, last);
+                method.convolve(self.isa, x, maps, &filters, prepared, &epilogue, last);
             } else {
                 let mut next = Scratch::new(output.len());
-                method.convolve(
-                    self.isa,
-                    x,
-                    maps,
-                    &weights,
-                    out_channels,
-                    &epilogue,
-                    &mut next,
-                );
+                method.convolve(self.isa, x, maps, &filters, prepared, &epilogue, &mut next);
                 current = Some(next);
             }
             maps = output;
-        }
-    }
-
-    /// A layer's weights as the method wants them.
-    fn weights(&self, index: usize, method: Method, maps: Maps) -> Weights {
-        let layer = &self.layers[index];
-        let filters = Filters {
-            weights: layer.weights,
-            out_channels: layer.bias.len(),
-            in_channels: maps.channels,
-            transposed: false,
-        };
-        let make = || method.prepare(self.isa, &filters);
-        match layer.kept_as {
-            Some(place) => self.prepared.get(place, method, make),
-            None => Arc::new(make()),
         }
     }
 }

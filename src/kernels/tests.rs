@@ -5,9 +5,10 @@ use proptest::prelude::*;
 use candle_core::{Device, Tensor, Var};
 
 use super::conv::{Isa, Method, pad_bias};
+use super::filters::Filters;
 use super::layout::Maps;
 use super::training::{Input, OpenLayer, backward, run_open};
-use super::winograd::{Epilogue, Filters};
+use super::winograd::Epilogue;
 
 /// The same random cases in every run: a sum that rounds to the other side of a ReLU, or cancels to next to nothing, is
 /// rare but would fail a run that has nothing to do with it.
@@ -145,14 +146,14 @@ fn convolve(
         isa,
         input,
         maps,
-        &prepared,
-        whole.channels,
+        &filters,
+        Some(&prepared),
         &epilogue,
         &mut y,
     );
     // Weights that are used once may go another way, to the same bits.
     let mut once = vec![f32::NAN; output.len()];
-    method.convolve_once(isa, input, maps, &filters, &epilogue, &mut once);
+    method.convolve(isa, input, maps, &filters, None, &epilogue, &mut once);
     assert!(
         y.iter()
             .map(|y| y.to_bits())
@@ -164,7 +165,8 @@ fn convolve(
     planar
 }
 
-const METHODS: [Method; 4] = [
+const METHODS: [Method; 5] = [
+    Method::Winograd6,
     Method::Winograd4,
     Method::Winograd2,
     Method::Direct,

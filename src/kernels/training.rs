@@ -15,10 +15,11 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Layout, Result, Shape, Tensor};
 
 use super::conv::{Isa, Method, pad_bias};
+use super::filters::Filters;
 use super::layout::Maps;
 use super::scratch::Scratch;
 use super::values::values;
-use super::winograd::{Epilogue, Filters};
+use super::winograd::Epilogue;
 
 /// One 3×3 convolution with bias and ReLU, and a 2×2 max-pool if one follows. Tensors that track a graph take a
 /// gradient.
@@ -211,7 +212,7 @@ impl Run {
                 pool: false,
                 gate: None,
             };
-            method.convolve_once(self.isa, x, stage.input, &filters, &epilogue, y);
+            method.convolve(self.isa, x, stage.input, &filters, None, &epilogue, y);
             if let Some(pooled) = &stage.pooled {
                 self.isa
                     .max_pool(y, stage.output, &mut after[..pooled.len()]);
@@ -301,11 +302,12 @@ impl Run {
                 };
                 let method = Method::for_maps(stage.output, stage.input.channels);
                 let mut dx = Scratch::new(stage.input.len());
-                method.convolve_once(
+                method.convolve(
                     self.isa,
                     &gradient,
                     stage.output,
                     &filters,
+                    None,
                     &epilogue,
                     &mut dx,
                 );

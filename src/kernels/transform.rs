@@ -1,0 +1,314 @@
+//! Tiles to points and back, in two dimensions.
+
+use std::mem::MaybeUninit;
+
+use super::simd::{LANES, Simd};
+use super::tile::{self, MAX_SIZE, Points};
+use super::tiling::{Tile, Tiling};
+use super::winograd::Epilogue;
+
+/// Floats of a line of [`Values`].
+const LINE: usize = MAX_SIZE * LANES;
+
+/// A tile's values on the way: as gathered at the maps' border, or between the pass along its columns and that along
+/// its rows.
+type Values = MaybeUninit<Aligned>;
+
+/// Vectors that do not lie across two cache lines.
+#[repr(align(64))]
+struct Aligned {
+    _floats: [f32; MAX_SIZE * LINE],
+}
+
+/// Runs a function that is generic over how many pairs of points a side of the family's tile has.
+macro_rules! with_pairs {
+    ($family:ty, $outputs:expr, $pairs:ident => $body:expr) => {
+        match $outputs {
+            6 if <$family>::LARGEST >= 6 => {
+                const $pairs: usize = 3;
+                $body
+            }
+            4 if <$family>::LARGEST >= 4 => {
+                const $pairs: usize = 2;
+                $body
+            }
+            _ => {
+                const $pairs: usize = 1;
+                $body
+            }
+        }
+    };
+}
+
+/// One dimension: `lines` times, from vectors `from_step` apart to vectors `to_step` apart.
+///
+/// # Safety
+/// Inside `vectorize`; both are valid for sixteen floats at every step of every line.
+#[inline(always)]
+unsafe fn pass<S: Simd, const COUNT: usize, const WRITTEN: usize>(
+    lines: usize,
+    (from, from_line, from_step): (*const f32, usize, usize),
+    (to, to_line, to_step): (*mut f32, usize, usize),
+    transform: impl Fn([S::V; MAX_SIZE]) -> [S::V; MAX_SIZE],
+) {
+    for line in 0..lines {
+        // SAFETY: the caller's.
+        unsafe {
+            let (from, to) = (from.add(line * from_line), to.add(line * to_line));
+            let mut values = [S::splat(0.0); MAX_SIZE];
+            for (step, value) in values.iter_mut().enumerate().take(COUNT) {
+                *value = S::load(from.add(step * from_step));
+            }
+            for (step, value) in transform(values).iter().enumerate().take(WRITTEN) {
+                S::store(to.add(step * to_step), *value);
+            }
+        }
+    }
+}
+
+/// Transforms one tile of one channel block to its points: inputs with their rim, or with `GRADIENT` gradients of
+/// outputs. Points are `point` floats apart, and those of the whole tiling's largest tile count.
+///
+/// # Safety
+/// Inside `vectorize`; `x` holds the tiling's maps, `tile` and `block` are within it, and `v` is valid for sixteen
+/// floats at each point.
+#[inline(always)]
+pub(super) unsafe fn input_tile<S: Simd, P: Points, const GRADIENT: bool>(
+    x: *const f32,
+    tiling: &Tiling,
+    tile: Tile,
+    block: usize,
+    v: *mut f32,
+    point: usize,
+) {
+    let maps = tiling.maps;
+    let rim = if GRADIENT { 0 } else { 1 };
+    let (rows, columns) = (tile.rows + 2 * rim, tile.columns + 2 * rim);
+    let (_, across) = tiling.points();
+    // SAFETY: the plane is within x; rows and columns are cut to the map before they are read.
+    unsafe {
+        let plane = x.add((tile.picture * maps.blocks() + block) * maps.plane());
+        let mut border = Values::uninit();
+        let inside = tile.top >= rim
+            && tile.left >= rim
+            && tile.top + tile.rows + rim <= maps.height
+            && tile.left + tile.columns + rim <= maps.width;
+        let (from, row) = if inside {
+            let first = (tile.top - rim) * maps.width + tile.left - rim;
+            (plane.add(first * LANES), maps.width * LANES)
+        } else {
+            let border = border.as_mut_ptr().cast::<f32>();
+            for row in 0..rows {
+                // Before the first row, or column, is behind the last.
+                let y = (tile.top + row).wrapping_sub(rim);
+                let line = plane.wrapping_add(y.wrapping_mul(maps.width * LANES));
+                for column in 0..columns {
+                    let x = (tile.left + column).wrapping_sub(rim);
+                    let value = if y < maps.height && x < maps.width {
+                        S::load(line.add(x * LANES))
+                    } else {
+                        S::splat(0.0)
+                    };
+                    S::store(border.add(row * LINE + column * LANES), value);
+                }
+            }
+            (border.cast_const(), LINE)
+        };
+        let mut half = Values::uninit();
+        let half = half.as_mut_ptr().cast::<f32>();
+        let to_half = (half, LANES, LINE);
+        let from = (from, LANES, row);
+        let (rows, columns) = (tile.rows, tile.columns);
+        if GRADIENT {
+            with_pairs!(P, rows, PAIRS => pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
+                columns, from, to_half, #[inline(always)] |d| tile::output_back::<S, P, PAIRS>(d)));
+        } else {
+            with_pairs!(P, rows, PAIRS => pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS + 2 }>(
+                columns + 2, from, to_half, #[inline(always)] |d| tile::input::<S, P, PAIRS>(d)));
+        }
+        let from_half = (half.cast_const(), LINE, LANES);
+        let to = (v, across * point, point);
+        if GRADIENT {
+            with_pairs!(P, columns, PAIRS => pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
+                rows + 2, from_half, to, #[inline(always)] |d| tile::output_back::<S, P, PAIRS>(d)));
+        } else {
+            with_pairs!(P, columns, PAIRS => pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS + 2 }>(
+                rows + 2, from_half, to, #[inline(always)] |d| tile::input::<S, P, PAIRS>(d)));
+        }
+    }
+}
+
+/// Transforms one tile's products of sixteen output channels back, and writes what the maps have room for.
+///
+/// # Safety
+/// Inside `vectorize`; `m` is valid for sixteen floats at each point, `y` holds the output maps (pooled if the
+/// epilogue pools), and `tile` and `block` are within them.
+#[inline(always)]
+pub(super) unsafe fn output_tile<S: Simd, P: Points>(
+    m: *const f32,
+    point: usize,
+    tiling: &Tiling,
+    tile: Tile,
+    block: usize,
+    epilogue: &Epilogue<'_>,
+    y: *mut f32,
+) {
+    let (_, across) = tiling.points();
+    let maps = if epilogue.pool {
+        tiling.maps.pooled()
+    } else {
+        tiling.maps
+    };
+    let step = if epilogue.pool { 2 } else { 1 };
+    let (top, left) = (tile.top / step, tile.left / step);
+    let height = (tile.rows / step).min(maps.height.saturating_sub(top));
+    let width = (tile.columns / step).min(maps.width.saturating_sub(left));
+    // SAFETY: points are the caller's; pixels are written only where the maps have them.
+    unsafe {
+        let mut half = Values::uninit();
+        let half = half.as_mut_ptr().cast::<f32>();
+        with_pairs!(P, tile.rows, PAIRS => pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS }>(
+            tile.columns + 2,
+            (m, point, across * point),
+            (half, LANES, LINE),
+            #[inline(always)] |d| tile::output::<S, P, PAIRS>(d),
+        ));
+        let bias = match epilogue.bias {
+            Some(bias) => S::load(bias.as_ptr().add(block * LANES)),
+            None => S::splat(0.0),
+        };
+        let map = (tile.picture * maps.blocks() + block) * maps.plane();
+        with_pairs!(P, tile.columns, PAIRS => {
+            for line in 0..height {
+                let at = map + ((top + line) * maps.width + left) * LANES;
+                if epilogue.pool {
+                    let upper = outputs::<S, P, PAIRS>(half.add(2 * line * LINE));
+                    let lower = outputs::<S, P, PAIRS>(half.add((2 * line + 1) * LINE));
+                    for column in 0..PAIRS {
+                        let above = S::max(upper[2 * column], upper[2 * column + 1]);
+                        let below = S::max(lower[2 * column], lower[2 * column + 1]);
+                        // The larger of sums is the larger with the bias, and ReLU keeps their order.
+                        if column < width {
+                            let value = finish::<S>(S::max(above, below), bias, epilogue.relu);
+                            S::store(y.add(at + column * LANES), value);
+                        }
+                    }
+                } else {
+                    let values = outputs::<S, P, PAIRS>(half.add(line * LINE));
+                    for column in 0..2 * PAIRS {
+                        if column < width {
+                            let offset = at + column * LANES;
+                            let mut value = finish::<S>(values[column], bias, epilogue.relu);
+                            if let Some(gate) = epilogue.gate {
+                                value = S::gate(S::load(gate.as_ptr().add(offset)), value);
+                            }
+                            S::store(y.add(offset), value);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// A row of outputs from a row of half transformed points.
+///
+/// # Safety
+/// Inside `vectorize`; the row is valid.
+#[inline(always)]
+unsafe fn outputs<S: Simd, P: Points, const PAIRS: usize>(row: *const f32) -> [S::V; MAX_SIZE] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut values = [S::splat(0.0); MAX_SIZE];
+        for (column, value) in values.iter_mut().enumerate().take(2 * PAIRS + 2) {
+            *value = S::load(row.add(column * LANES));
+        }
+        tile::output::<S, P, PAIRS>(values)
+    }
+}
+
+/// # Safety
+/// Inside `vectorize`.
+#[inline(always)]
+unsafe fn finish<S: Simd>(sum: S::V, bias: S::V, relu: bool) -> S::V {
+    // SAFETY: the caller's.
+    unsafe {
+        let sum = S::add(sum, bias);
+        if relu { S::relu(sum) } else { sum }
+    }
+}
+
+/// Transforms the weights from one input to sixteen outputs to points that are `point` floats apart, `across` of them
+/// to a row. The taps are `tap` floats apart.
+///
+/// # Safety
+/// Inside `vectorize`; `taps` and `u` are valid for sixteen floats at each tap and point.
+#[inline(always)]
+pub(super) unsafe fn weights<S: Simd, P: Points>(
+    (taps, tap): (*const f32, usize),
+    (u, point): (*mut f32, usize),
+    (down, across): (usize, usize),
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let taps: [S::V; 9] = std::array::from_fn(
+            #[inline(always)]
+            |at| S::load(taps.add(at * tap)),
+        );
+        with_pairs!(P, down - 2, DOWN => {
+            let mut half = [[S::splat(0.0); 3]; MAX_SIZE];
+            for j in 0..3 {
+                let column = tile::weights::<S, P, DOWN>([taps[j], taps[3 + j], taps[6 + j]]);
+                for i in 0..2 * DOWN + 2 {
+                    half[i][j] = column[i];
+                }
+            }
+            with_pairs!(P, across - 2, ACROSS => {
+                for i in 0..2 * DOWN + 2 {
+                    let row = tile::weights::<S, P, ACROSS>(half[i]);
+                    for j in 0..2 * ACROSS + 2 {
+                        S::store(u.add((i * across + j) * point), row[j]);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Gᵀ u G for sixteen outputs: nine taps from points that are `point` floats apart.
+///
+/// # Safety
+/// Inside `vectorize`; `u` is valid for sixteen floats at each point.
+#[inline(always)]
+pub(super) unsafe fn weights_back<S: Simd, P: Points>(
+    u: *const f32,
+    point: usize,
+    (down, across): (usize, usize),
+) -> [[f32; LANES]; 9] {
+    let mut taps = [[0.0; LANES]; 9];
+    // SAFETY: points are the caller's.
+    unsafe {
+        let mut half = [[S::splat(0.0); MAX_SIZE]; 3];
+        with_pairs!(P, down - 2, PAIRS => {
+            for j in 0..across {
+                let mut column = [S::splat(0.0); MAX_SIZE];
+                for (i, value) in column.iter_mut().enumerate().take(2 * PAIRS + 2) {
+                    *value = S::load(u.add((i * across + j) * point));
+                }
+                let column = tile::weights_back::<S, P, PAIRS>(column);
+                for i in 0..3 {
+                    half[i][j] = column[i];
+                }
+            }
+        });
+        with_pairs!(P, across - 2, PAIRS => {
+            for (i, row) in half.iter().enumerate() {
+                let row = tile::weights_back::<S, P, PAIRS>(*row);
+                for (j, value) in row.iter().enumerate() {
+                    S::store(taps[3 * i + j].as_mut_ptr(), *value);
+                }
+            }
+        });
+    }
+    taps
+}
