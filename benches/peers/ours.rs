@@ -17,7 +17,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const BATCH: usize = 20;
 const SIDE: usize = 64;
 /// Steps in an epoch of the training-step figures.
-const STEPS: usize = 5;
+const STEPS: usize = 10;
 /// Epochs of the notebook's run, over which the first one's decoding is spread.
 const EPOCHS: usize = 10;
 

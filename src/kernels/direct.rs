@@ -3,7 +3,7 @@
 //! For the first layer, whose three channels fill no vector, and for maps so small that reading the weights is
 //! all the work: a Winograd tile has four times as many of them.
 
-use super::filters::{Filters, MOST_PANEL};
+use super::filters::{Filters, Taps};
 use super::gemm::Product;
 use super::layout::Maps;
 use super::parallel::{Shared, for_each};
@@ -43,17 +43,24 @@ pub(super) fn prepare<S: Simd>(filters: &Filters<'_>, input: Input) -> Scratch {
     let (panels, padded) = (outputs.div_ceil(panel), input.channels(inputs));
     let mut w = Scratch::new(panels * 9 * padded * panel);
     let shared = Shared::new(&mut w);
-    for_each(panels * padded, 8, |item| {
-        let (index, channel) = (item / padded, item % padded);
-        let mut taps = [0.0; 9 * MOST_PANEL];
-        filters.gather::<S>(index, channel, &mut taps, panel);
-        for (tap, values) in taps.chunks_exact(panel).take(9).enumerate() {
-            let row = (index * 9 + tap) * padded + channel;
-            // SAFETY: an item writes its own panel's and channel's rows, and w has them.
-            unsafe {
-                values
-                    .as_ptr()
-                    .copy_to_nonoverlapping(shared.at(row * panel), panel);
+    let blocks = inputs.div_ceil(LANES);
+    for_each(panels * blocks, 1, |item| {
+        let (index, block) = (item / blocks, item % blocks);
+        let mut taps = Taps::ZERO;
+        // SAFETY: the kernels were chosen for this processor; an item writes its own panel's and channels' rows, and w
+        // has them.
+        unsafe {
+            S::vectorize(
+                #[inline(always)]
+                || filters.gather::<S>(index, block, &mut taps),
+            );
+            for channel in block * LANES..padded.min((block + 1) * LANES) {
+                let taps = taps.of::<S>(channel % LANES).chunks_exact(panel);
+                for (tap, values) in taps.enumerate() {
+                    let row = (index * 9 + tap) * padded + channel;
+                    let to = shared.at(row * panel);
+                    values.as_ptr().copy_to_nonoverlapping(to, panel);
+                }
             }
         }
     });

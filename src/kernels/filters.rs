@@ -34,32 +34,88 @@ impl Filters<'_> {
         (outputs.div_ceil(panel), inputs.next_multiple_of(LANES))
     }
 
-    /// Writes the nine weights from one input to one panel of outputs, `tap` floats apart; 0 past the last.
+    /// Writes the nine weights from each of sixteen inputs to one panel of outputs: (input, tap, output within the
+    /// panel), 0 past the last.
+    ///
+    /// # Safety
+    /// Inside `vectorize`.
     #[inline(always)]
-    pub(super) fn gather<S: Simd>(&self, panel: usize, input: usize, taps: &mut [f32], tap: usize) {
-        let width = S::PANEL_VECTORS * LANES;
+    pub(super) unsafe fn gather<S: Simd>(&self, panel: usize, block: usize, taps: &mut Taps) {
         let (outputs, inputs) = self.sizes();
-        let count = if input < inputs {
-            width.min(outputs - panel * width)
-        } else {
-            0
-        };
-        for lane in 0..count {
-            let output = panel * width + lane;
-            let (o, i) = if self.transposed {
-                (input, output)
-            } else {
-                (output, input)
+        let width = S::PANEL_VECTORS * LANES;
+        let first_input = block * LANES;
+        for vector in 0..S::PANEL_VECTORS {
+            let first_output = panel * width + vector * LANES;
+            let taps = &mut taps.0[vector * LANES..];
+            // A row that is read for its nine weights is read on to sixteen.
+            let last = (self.out_channels * self.in_channels * 9).saturating_sub(LANES);
+            let whole = first_output + LANES <= outputs && first_input + LANES <= inputs;
+            let place = |output: usize, input: usize| {
+                let (o, i) = if self.transposed {
+                    (input, output)
+                } else {
+                    (output, input)
+                };
+                (o * self.in_channels + i) * 9
             };
-            let filter = &self.weights[(o * self.in_channels + i) * 9..][..9];
-            for (at, weight) in filter.iter().enumerate() {
-                let at = if self.transposed { 8 - at } else { at };
-                taps[at * tap + lane] = *weight;
+            if whole && !self.transposed {
+                let from = self.weights[place(first_output, first_input)..].as_ptr();
+                for run in 0..9 {
+                    // SAFETY: sixteen rows of 144 weights, the nine of sixteen inputs, are there, and are written to as
+                    // many panel rows.
+                    unsafe {
+                        let to = taps[run * LANES * width..].as_mut_ptr();
+                        S::transpose(
+                            (from.add(run * LANES), self.in_channels * 9),
+                            (to, width as isize),
+                        );
+                    }
+                }
+            } else if whole && place(first_output + LANES - 1, first_input + LANES - 1) <= last {
+                for input in 0..LANES {
+                    let mut columns = [0.0; LANES * LANES];
+                    let from = self.weights[place(first_output, first_input + input)..].as_ptr();
+                    // SAFETY: rows begin with the nine weights of an output, and the last of them are not the last
+                    // sixteen weights there are.
+                    unsafe {
+                        S::transpose((from, 9), (columns.as_mut_ptr(), LANES as isize));
+                    }
+                    for tap in 0..9 {
+                        taps[(input * 9 + 8 - tap) * width..][..LANES]
+                            .copy_from_slice(&columns[tap * LANES..][..LANES]);
+                    }
+                }
+            } else {
+                for input in 0..LANES {
+                    for lane in 0..LANES {
+                        let (output, input_channel) = (first_output + lane, first_input + input);
+                        let is_there = output < outputs && input_channel < inputs;
+                        for tap in 0..9 {
+                            let to = if self.transposed { 8 - tap } else { tap };
+                            taps[(input * 9 + to) * width + lane] = if is_there {
+                                self.weights[place(output, input_channel) + tap]
+                            } else {
+                                0.0
+                            };
+                        }
+                    }
+                }
             }
         }
-        for at in 0..9 {
-            taps[at * tap + count..][..width - count].fill(0.0);
-        }
+    }
+}
+
+/// The weights from sixteen inputs to a panel of outputs.
+#[repr(align(64))]
+pub(super) struct Taps([f32; LANES * 9 * MOST_PANEL]);
+
+impl Taps {
+    pub(super) const ZERO: Self = Self([0.0; LANES * 9 * MOST_PANEL]);
+
+    /// The nine panel rows of an input.
+    pub(super) fn of<S: Simd>(&self, input: usize) -> &[f32] {
+        let row = 9 * S::PANEL_VECTORS * LANES;
+        &self.0[input * row..][..row]
     }
 }
 
@@ -76,17 +132,23 @@ pub(super) fn points<S: Simd, P: Points>(filters: &Filters<'_>) -> Scratch {
     let size = P::LARGEST + 2;
     let mut points = Scratch::new(points_len::<S, P>(filters));
     let u = Shared::new(&mut points);
-    for_each(panels * inputs, 4, |item| {
-        let (index, input) = (item / inputs, item % inputs);
-        let mut taps = [0.0; 9 * MOST_PANEL];
-        filters.gather::<S>(index, input, &mut taps, panel);
-        // SAFETY: the kernels were chosen for this processor; an item writes its panel's and input's vectors alone, and
+    let blocks = inputs / LANES;
+    for_each(panels * blocks, 1, |item| {
+        let (index, block) = (item / blocks, item % blocks);
+        let mut taps = Taps::ZERO;
+        // SAFETY: the kernels were chosen for this processor; an item writes its panel's and inputs' vectors alone, and
         // u has them.
         unsafe {
-            let u = u.at((index * size * size * inputs + input) * panel);
             S::vectorize(
                 #[inline(always)]
-                || input_points::<S, P>(&taps, (u, inputs * panel), (size, size)),
+                || {
+                    filters.gather::<S>(index, block, &mut taps);
+                    for input in 0..LANES {
+                        let row = index * size * size * inputs + block * LANES + input;
+                        let u = (u.at(row * panel), inputs * panel);
+                        input_points::<S, P>(taps.of::<S>(input), u, (size, size));
+                    }
+                },
             );
         }
     });

@@ -5,6 +5,8 @@
 //! (m+2)² points, the sum over tiles of v · (A dy Aᵀ)ᵀ with v the transformed input: a product whose inner
 //! dimension is tiles. The gradient of g is Gᵀ of it G.
 
+use std::ops::Range;
+
 use super::gemm::Product;
 use super::layout::Maps;
 use super::parallel::{Shared, for_each};
@@ -15,12 +17,19 @@ use super::tiling::Tiling;
 use super::transform::{input_tile, weights_back};
 use super::winograd::PAD;
 
-/// Bytes of transformed input and gradient that a chunk of tiles may take. Chunks depend on the layer's shape
-/// alone, so the order of every sum does too.
-const CHUNK_BYTES: usize = 24 << 20;
+/// Bytes of transformed input and gradient that a chunk of tiles may take: few where the sums are small and quickly
+/// passed over again, so that both stay in the last cache; else as many as it may hold. Chunks depend on the layer's
+/// shape alone, so the order of every sum does too.
+const FEW_BYTES: usize = 6 << 20;
+const MANY_BYTES: usize = 24 << 20;
 
-/// Items of work that a layer is cut into at least, if it has so many blocks and panels.
+/// Items of work that a chunk is cut into at least.
 const ITEMS: usize = 16;
+
+/// Channel blocks and panels of an item at most: their sums at all points stay in the second-level cache, as do their
+/// values at one.
+const BLOCKS: usize = 4;
+const PANELS: usize = 2;
 
 /// Tiles that a thread transforms in one go.
 const TILES: usize = 8;
@@ -48,39 +57,37 @@ pub(super) fn weights<S: Simd, P: Points>(
     let (down, across) = from.points();
     let points = down * across;
     let per_tile = 4 * points * (blocks * LANES + panels * panel);
-    let chunks = tiles.div_ceil((CHUNK_BYTES / per_tile).max(LANES));
+    // An item is a rectangle of blocks and panels, at some of the points if there are few rectangles.
+    let (groups, strips) = (blocks.div_ceil(BLOCKS), panels.div_ceil(PANELS));
+    let parts = ITEMS.div_ceil(groups * strips).min(points);
+    let most = if parts > 1 { FEW_BYTES } else { MANY_BYTES };
+    let chunks = tiles.div_ceil((most / per_tile).max(LANES));
     let room = tiles.div_ceil(chunks);
     let (v_point, m_point) = (blocks * room * LANES + PAD, panels * room * panel + PAD);
     let mut v = Scratch::new(points * v_point);
     let mut m = Scratch::new(points * m_point);
-    // An item is a square of input blocks and panels: large ones read less, small ones are more to share.
-    let (mut high, mut wide) = (4, 2);
-    while blocks.div_ceil(high) * panels.div_ceil(wide) < ITEMS && high * wide > 1 {
-        (high, wide) = if high > wide {
-            (high / 2, wide)
-        } else {
-            (high, wide / 2)
-        };
-    }
-    let (groups, strips) = (blocks.div_ceil(high), panels.div_ceil(wide));
-    // One chunk: an item's sums are finished while they are in cache. More: they wait for the next.
-    let sums_len = points * high * wide * LANES * panel;
-    let mut sums = Scratch::new(if chunks > 1 {
-        groups * strips * sums_len
-    } else {
-        0
-    });
-    let (v, m, sums, dw) = (
+    let sums_point = BLOCKS * PANELS * LANES * panel;
+    let sums_len = points * sums_point;
+    // Sums over all tiles at all points are finished while they are in cache. Others wait.
+    let wait = chunks > 1 || parts > 1;
+    let mut sums = Scratch::new(if wait { groups * strips * sums_len } else { 0 });
+    let (v, m, sums) = (
         Shared::new(&mut v),
         Shared::new(&mut m),
         Shared::new(&mut sums),
-        Shared::new(dw),
     );
+    let gradient = Gradient {
+        dw: Shared::new(dw),
+        in_channels: input.channels,
+        out_channels,
+        points: (down, across),
+        sums_point,
+    };
     for index in 0..chunks {
         let (first, end) = (index * tiles / chunks, (index + 1) * tiles / chunks);
         // SAFETY, for the three loops: the kernels were chosen for this processor; the sizes of x, dy and dw were
         // checked, and v and m are made for a chunk. In each loop an item writes what no other does: its tiles' points,
-        // or its blocks' and panels' sums and weights.
+        // or its rectangle's sums, at its points, and weights.
         let items = (end - first).div_ceil(TILES);
         let of_item = |item: usize| first + item * TILES..end.min(first + (item + 1) * TILES);
         for_each(items, 1, |item| unsafe {
@@ -113,72 +120,138 @@ pub(super) fn weights<S: Simd, P: Points>(
                 },
             );
         });
-        for_each(groups * strips, 1, |item| {
-            let (group, strip) = (item / strips * high, item % strips * wide);
-            let rows = high.min(blocks - group);
-            let columns = wide.min(panels - strip);
-            // (block, panel) pairs of the item, and where their sums are at each point.
-            let pairs =
-                || (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
-            let place = |(row, column): (usize, usize)| (row * wide + column) * LANES * panel;
-            let sums_point = high * wide * LANES * panel;
+        for_each(groups * strips * parts, 1, |item| {
+            let (rectangle, part) = (item / parts, item % parts);
+            let rows = range(rectangle / strips, BLOCKS, blocks);
+            let columns = range(rectangle % strips, PANELS, panels);
             let run = |sums: *mut f32| unsafe {
                 S::vectorize(
                     #[inline(always)]
                     || {
-                        for point in 0..points {
+                        for point in part * points / parts..(part + 1) * points / parts {
                             let with = from.with_point(point / across, point % across);
                             let (start, stop) = (with.start.max(first), with.end.min(end));
-                            let product = Product::<1, LANES> {
-                                rows: LANES,
-                                segments: &[0],
-                                terms: stop.saturating_sub(start),
-                                accumulate: index > 0,
-                            };
                             let skipped = start.min(stop).saturating_sub(first);
-                            for pair in pairs() {
-                                let (row, column) = (group + pair.0, strip + pair.1);
-                                let a = v.at(point * v_point + (row * room + skipped) * LANES);
-                                let b = m.at(point * m_point + (column * room + skipped) * panel);
-                                let c = sums.add(point * sums_point + place(pair));
-                                product.run::<S>(a, b, c);
+                            for row in rows.clone() {
+                                let product = Product::<1, LANES> {
+                                    rows: LANES.min(input.channels - row * LANES),
+                                    segments: &[0],
+                                    terms: stop.saturating_sub(start),
+                                    accumulate: index > 0,
+                                };
+                                for column in columns.clone() {
+                                    let a = (row * room + skipped) * LANES;
+                                    let b = (column * room + skipped) * panel;
+                                    let c = point * sums_point + gradient.place::<S>(row, column);
+                                    product.run::<S>(
+                                        v.at(point * v_point + a),
+                                        m.at(point * m_point + b),
+                                        sums.add(c),
+                                    );
+                                }
                             }
                         }
-                        if end < tiles {
-                            return;
-                        }
-                        for pair in pairs() {
-                            let (row, column) = (group + pair.0, strip + pair.1);
-                            for channel in 0..LANES.min(input.channels - row * LANES) {
-                                for vector in 0..S::PANEL_VECTORS {
-                                    let output = column * panel + vector * LANES;
-                                    let sums =
-                                        sums.add(place(pair) + channel * panel + vector * LANES);
-                                    let taps =
-                                        weights_back::<S, P>(sums, sums_point, (down, across));
-                                    for lane in 0..LANES.min(out_channels.saturating_sub(output)) {
-                                        let filter = (output + lane) * input.channels
-                                            + row * LANES
-                                            + channel;
-                                        for (tap, values) in taps.iter().enumerate() {
-                                            *dw.at(filter * 9 + tap) = values[lane];
-                                        }
-                                    }
+                        if !wait {
+                            for row in rows.clone() {
+                                for column in columns.clone() {
+                                    gradient.finish::<S, P>(sums, row, column);
                                 }
                             }
                         }
                     },
                 );
             };
-            if chunks > 1 {
-                // SAFETY: as above; there is room for every item's sums.
-                run(unsafe { sums.at(item * sums_len) });
+            if wait {
+                // SAFETY: as above; there is room for every rectangle's sums.
+                run(unsafe { sums.at(rectangle * sums_len) });
             } else {
                 with_own(sums_len, |own| run(own.as_mut_ptr()));
             }
         });
     }
+    if wait {
+        for_each(blocks * panels, 1, |item| {
+            let (row, column) = (item / panels, item % panels);
+            let rectangle = row / BLOCKS * strips + column / PANELS;
+            // SAFETY: the kernels were chosen for this processor; these are a rectangle's sums, and an item writes the
+            // weights of its block and panel.
+            unsafe {
+                let sums = sums.at(rectangle * sums_len);
+                S::vectorize(
+                    #[inline(always)]
+                    || gradient.finish::<S, P>(sums, row, column),
+                );
+            }
+        });
+    }
 }
+
+/// The `index`-th run of so many, of all there are.
+fn range(index: usize, length: usize, all: usize) -> Range<usize> {
+    index * length..all.min((index + 1) * length)
+}
+
+/// Where sums at points go.
+struct Gradient {
+    dw: Shared,
+    in_channels: usize,
+    out_channels: usize,
+    points: (usize, usize),
+    /// Floats from point to point in a rectangle's sums.
+    sums_point: usize,
+}
+
+impl Gradient {
+    /// Where the sums of a channel block and a panel begin in those of their rectangle, at each point.
+    fn place<S: Simd>(&self, block: usize, panel: usize) -> usize {
+        let within = block % BLOCKS * PANELS + panel % PANELS;
+        within * LANES * S::PANEL_VECTORS * LANES
+    }
+
+    /// Transforms the sums of a channel block and a panel back, and writes them.
+    ///
+    /// # Safety
+    /// Inside `vectorize`; `sums` are their rectangle's, and nobody else writes these weights.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, P: Points>(&self, sums: *mut f32, block: usize, panel: usize) {
+        let width = S::PANEL_VECTORS * LANES;
+        let first_input = block * LANES;
+        let inputs = LANES.min(self.in_channels - first_input);
+        for vector in 0..S::PANEL_VECTORS {
+            let first_output = panel * width + vector * LANES;
+            let outputs = LANES.min(self.out_channels.saturating_sub(first_output));
+            // (input, tap, output)
+            let mut taps = Taps([0.0; LANES * 9 * LANES]);
+            let taps = taps.0.as_mut_ptr();
+            // SAFETY: the caller's; weights are written only where there are such channels.
+            unsafe {
+                for input in 0..LANES {
+                    let at = self.place::<S>(block, panel) + input * width + vector * LANES;
+                    let to = taps.add(input * 9 * LANES);
+                    weights_back::<S, P>(sums.add(at), self.sums_point, self.points, to);
+                }
+                let row = self.in_channels * 9;
+                let dw = self.dw.at(first_output * row + first_input * 9);
+                if inputs == LANES && outputs == LANES {
+                    for run in 0..9 {
+                        let from = taps.add(run * LANES * LANES).cast_const();
+                        S::transpose((from, LANES), (dw.add(run * LANES), row as isize));
+                    }
+                    continue;
+                }
+                for output in 0..outputs {
+                    for weight in 0..inputs * 9 {
+                        *dw.add(output * row + weight) = *taps.add(weight * LANES + output);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Vectors that do not lie across two cache lines.
+#[repr(align(64))]
+struct Taps([f32; LANES * 9 * LANES]);
 
 /// Writes the gradient (out) of the bias: the sum of `dy` over pictures and pixels, row by row.
 pub(super) fn bias<S: Simd>(dy: &[f32], output: Maps, db: &mut [f32]) {

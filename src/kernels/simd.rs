@@ -25,6 +25,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn broadcast(from: *const f32) -> Self::V;
+    /// Transposes sixteen rows of sixteen numbers; rows are so many floats apart.
+    ///
+    /// # Safety
+    /// Besides: every row is valid, and what is read and what is written do not overlap.
+    #[inline(always)]
+    unsafe fn transpose((from, from_row): (*const f32, usize), (to, to_row): (*mut f32, isize)) {
+        for row in 0..LANES {
+            for column in 0..LANES {
+                *to.offset(column as isize * to_row).add(row) = *from.add(row * from_row + column);
+            }
+        }
+    }
     /// Asks for a cache line to be brought into the second-level cache, if there is a way to; any address will do.
     #[inline(always)]
     unsafe fn prefetch(_from: *const f32) {}
@@ -163,6 +175,47 @@ mod x86 {
             _mm512_set1_ps(*from)
         }
         #[inline(always)]
+        unsafe fn transpose(
+            (from, from_row): (*const f32, usize),
+            (to, to_row): (*mut f32, isize),
+        ) {
+            let mut a = [_mm512_setzero_ps(); 16];
+            for row in 0..16 {
+                a[row] = _mm512_loadu_ps(from.add(row * from_row));
+            }
+            // Within each quarter of a register: pairs of rows, then fours of them.
+            let mut b = a;
+            for row in (0..16).step_by(2) {
+                b[row] = _mm512_unpacklo_ps(a[row], a[row + 1]);
+                b[row + 1] = _mm512_unpackhi_ps(a[row], a[row + 1]);
+            }
+            for row in (0..16).step_by(4) {
+                let pd = |row: usize| _mm512_castps_pd(b[row]);
+                a[row] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(row), pd(row + 2)));
+                a[row + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(row), pd(row + 2)));
+                a[row + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(row + 1), pd(row + 3)));
+                a[row + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(row + 1), pd(row + 3)));
+            }
+            // a[4r + c] has column 4q + c of rows 4r to 4r + 3 in its quarter q.
+            for column in 0..4 {
+                let [r0, r1, r2, r3] = [0, 4, 8, 12].map(|row| a[row + column]);
+                let even = _mm512_shuffle_f32x4::<0x88>(r0, r1);
+                let odd = _mm512_shuffle_f32x4::<0xDD>(r0, r1);
+                let later_even = _mm512_shuffle_f32x4::<0x88>(r2, r3);
+                let later_odd = _mm512_shuffle_f32x4::<0xDD>(r2, r3);
+                let columns = [
+                    _mm512_shuffle_f32x4::<0x88>(even, later_even),
+                    _mm512_shuffle_f32x4::<0x88>(odd, later_odd),
+                    _mm512_shuffle_f32x4::<0xDD>(even, later_even),
+                    _mm512_shuffle_f32x4::<0xDD>(odd, later_odd),
+                ];
+                for (quarter, value) in columns.into_iter().enumerate() {
+                    let to = to.offset((4 * quarter + column) as isize * to_row);
+                    _mm512_storeu_ps(to, value);
+                }
+            }
+        }
+        #[inline(always)]
         unsafe fn prefetch(from: *const f32) {
             _mm_prefetch::<_MM_HINT_T1>(from.cast());
         }
@@ -238,6 +291,38 @@ mod x86 {
         #[inline(always)]
         unsafe fn broadcast(from: *const f32) -> Self::V {
             [_mm256_broadcast_ss(&*from); 2]
+        }
+        #[inline(always)]
+        unsafe fn transpose(
+            (from, from_row): (*const f32, usize),
+            (to, to_row): (*mut f32, isize),
+        ) {
+            for (row, column) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                let from = from.add(row * from_row + column);
+                let mut a = [_mm256_setzero_ps(); 8];
+                for row in 0..8 {
+                    a[row] = _mm256_loadu_ps(from.add(row * from_row));
+                }
+                // Within each half of a register: pairs of rows, then fours of them.
+                let mut b = a;
+                for row in (0..8).step_by(2) {
+                    b[row] = _mm256_unpacklo_ps(a[row], a[row + 1]);
+                    b[row + 1] = _mm256_unpackhi_ps(a[row], a[row + 1]);
+                }
+                for row in [0, 4] {
+                    a[row] = _mm256_shuffle_ps::<0x44>(b[row], b[row + 2]);
+                    a[row + 1] = _mm256_shuffle_ps::<0xEE>(b[row], b[row + 2]);
+                    a[row + 2] = _mm256_shuffle_ps::<0x44>(b[row + 1], b[row + 3]);
+                    a[row + 3] = _mm256_shuffle_ps::<0xEE>(b[row + 1], b[row + 3]);
+                }
+                let to = to.offset(column as isize * to_row).add(row);
+                for column in 0..4 {
+                    let low = _mm256_permute2f128_ps::<0x20>(a[column], a[column + 4]);
+                    let high = _mm256_permute2f128_ps::<0x31>(a[column], a[column + 4]);
+                    _mm256_storeu_ps(to.offset(column as isize * to_row), low);
+                    _mm256_storeu_ps(to.offset((column + 4) as isize * to_row), high);
+                }
+            }
         }
         #[inline(always)]
         unsafe fn prefetch(from: *const f32) {

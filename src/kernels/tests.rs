@@ -400,7 +400,7 @@ fn check_training(
     let loss = (y * cotangent).unwrap().sum_all().unwrap();
     // Both ways for gradients to come out; which one a case takes is as random as the rest.
     let found = if seed.is_multiple_of(2) {
-        backward(&loss)
+        backward(&loss, &mut Vec::new())
     } else {
         loss.backward()
     };
@@ -578,7 +578,11 @@ fn gradients_that_go_around_candle_add_up_as_in_it() {
     let loss = ((run(3).sqr().unwrap() + run(4)).unwrap().sum_all().unwrap()
         + weight.sqr().unwrap().sum_all().unwrap())
     .unwrap();
-    let (sooner, candle) = (backward(&loss).unwrap(), loss.backward().unwrap());
+    // A spent tensor may hold anything, and is taken.
+    let mut spent = vec![(weight.ones_like().unwrap() * f64::NAN).unwrap()];
+    let sooner = backward(&loss, &mut spent).unwrap();
+    assert!(spent.is_empty());
+    let candle = loss.backward().unwrap();
     for var in [&weight, &bias] {
         let numbers = |store: &candle_core::backprop::GradStore| -> Vec<f32> {
             let gradient = store.get(var).unwrap();

@@ -12,7 +12,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp3, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor,
+};
 
 use super::conv::{Isa, Method, pad_bias};
 use super::filters::Filters;
@@ -61,7 +63,7 @@ pub(crate) fn run_open(
         kept: Mutex::default(),
         gradients: Mutex::default(),
     });
-    let mut token = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
+    let mut token = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
     for (index, layer) in run.layers.iter().enumerate() {
         if layer.takes_gradient() {
             let link = Link {
@@ -74,19 +76,32 @@ pub(crate) fn run_open(
     token.apply_op1(Whole(run))
 }
 
+/// What goes on beside candle while [`backward`] runs on a thread.
+#[derive(Default)]
+struct Around {
+    /// Gradients of variables, which candle does not see.
+    gradients: Vec<(Tensor, Tensor)>,
+    /// Tensors to write gradients to.
+    spent: Vec<Tensor>,
+}
+
 thread_local! {
-    /// Gradients of variables on their way around candle, while [`backward`] runs on this thread.
-    static AROUND: RefCell<Option<Vec<(Tensor, Tensor)>>> = const { RefCell::new(None) };
+    static AROUND: RefCell<Option<Around>> = const { RefCell::new(None) };
 }
 
 /// [`Tensor::backward`], sooner: candle adds each gradient to fresh zeroes, which for the weights of convolutions takes
-/// longer than to compute it. Those of variables go around that.
-pub(crate) fn backward(loss: &Tensor) -> Result<GradStore> {
-    AROUND.set(Some(Vec::new()));
+/// longer than to compute it. Those of variables go around that. They are written to tensors in `spent` where one has
+/// their shape, since fresh pages take as long again: gradients of an earlier step, which nobody else has any more.
+pub(crate) fn backward(loss: &Tensor, spent: &mut Vec<Tensor>) -> Result<GradStore> {
+    AROUND.set(Some(Around {
+        gradients: Vec::new(),
+        spent: std::mem::take(spent),
+    }));
     let store = loss.backward();
     let around = AROUND.take().unwrap_or_default();
+    *spent = around.spent;
     let mut store = store?;
-    for (variable, gradient) in around {
+    for (variable, gradient) in around.gradients {
         let gradient = match store.remove(&variable) {
             Some(other) => (other + gradient)?,
             None => gradient,
@@ -100,11 +115,43 @@ pub(crate) fn backward(loss: &Tensor) -> Result<GradStore> {
 fn around(tensor: &Tensor, gradient: Tensor) -> Option<Tensor> {
     AROUND.with_borrow_mut(|around| match around {
         Some(around) if tensor.is_variable() => {
-            around.push((tensor.clone(), gradient));
+            around.gradients.push((tensor.clone(), gradient));
             None
         }
         _ => Some(gradient),
     })
+}
+
+/// A tensor like `tensor` that `write` fills: a spent one, or a new one.
+fn written_like(tensor: &Tensor, write: impl Fn(&mut [f32])) -> Result<Tensor> {
+    let spent = AROUND.with_borrow_mut(|around| {
+        let spent = &mut around.as_mut()?.spent;
+        let like = |spent: &Tensor| spent.shape() == tensor.shape() && spent.is_contiguous();
+        spent.iter().position(like).map(|at| spent.swap_remove(at))
+    });
+    let new = match spent {
+        Some(spent) => spent,
+        None => Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu)?,
+    };
+    new.inplace_op1(&Written(write))?;
+    Ok(new)
+}
+
+/// Overwrites a contiguous tensor of f32.
+struct Written<F>(F);
+
+impl<F: Fn(&mut [f32])> InplaceOp1 for Written<F> {
+    fn name(&self) -> &'static str {
+        "convolution-gradient"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (storage, layout.contiguous_offsets()) {
+            (CpuStorage::F32(numbers), Some((start, end))) => (self.0)(&mut numbers[start..end]),
+            _ => candle_core::bail!("a gradient is contiguous and of f32"),
+        }
+        Ok(())
+    }
 }
 
 /// Where a layer's maps are kept.
@@ -274,15 +321,14 @@ impl Run {
                         &first
                     }
                 };
-                let mut dw = vec![0.0; layer.weight.elem_count()];
-                self.isa
-                    .weight_gradient(x, stage.input, &gradient, outputs, &mut dw);
+                let dw = written_like(&layer.weight, |dw| {
+                    self.isa
+                        .weight_gradient(x, stage.input, &gradient, outputs, dw);
+                })?;
                 let mut db = vec![0.0; outputs];
                 self.isa.bias_gradient(&gradient, stage.output, &mut db);
-                gradients[index] = Some((
-                    Tensor::from_vec(dw, layer.weight.shape(), &Device::Cpu)?,
-                    Tensor::from_vec(db, layer.bias.shape(), &Device::Cpu)?,
-                ));
+                gradients[index] =
+                    Some((dw, Tensor::from_vec(db, layer.bias.shape(), &Device::Cpu)?));
             }
             if index > first {
                 let before = &self.stages[index - 1];

@@ -1,6 +1,7 @@
 //! Tiles to points and back, in two dimensions.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::simd::{LANES, Simd};
 use super::tile::{self, MAX_SIZE, Points};
@@ -10,15 +11,12 @@ use super::winograd::Epilogue;
 /// Floats of a line of [`Values`].
 const LINE: usize = MAX_SIZE * LANES;
 
-/// A tile's values on the way: as gathered at the maps' border, or between the pass along its columns and that along
-/// its rows.
-type Values = MaybeUninit<Aligned>;
+/// A tile's values between the pass along its columns and that along its rows.
+type Values = MaybeUninit<Aligned<{ MAX_SIZE * LINE }>>;
 
 /// Vectors that do not lie across two cache lines.
 #[repr(align(64))]
-struct Aligned {
-    _floats: [f32; MAX_SIZE * LINE],
-}
+struct Aligned<const FLOATS: usize>([f32; FLOATS]);
 
 /// Runs a function that is generic over how many pairs of points a side of the family's tile has.
 macro_rules! with_pairs {
@@ -66,6 +64,50 @@ unsafe fn pass<S: Simd, const COUNT: usize, const WRITTEN: usize>(
     }
 }
 
+/// The pixels that a tile is made of; outside of the map they are 0.
+struct Window {
+    /// Where its rows begin.
+    rows: [*const f32; MAX_SIZE],
+    columns: usize,
+    /// The columns that the map has.
+    there: Range<usize>,
+}
+
+/// A row outside of a map.
+static ZEROS: Aligned<LINE> = Aligned([0.0; LINE]);
+
+impl Window {
+    /// The pass along its columns, to rows of [`Values`].
+    ///
+    /// # Safety
+    /// Inside `vectorize`; rows are valid where there are columns, and `to` holds values.
+    #[inline(always)]
+    unsafe fn pass<S: Simd, const COUNT: usize, const WRITTEN: usize>(
+        &self,
+        to: *mut f32,
+        transform: impl Fn([S::V; MAX_SIZE]) -> [S::V; MAX_SIZE],
+    ) {
+        for column in 0..self.columns {
+            // SAFETY: the caller's.
+            unsafe {
+                let mut values = [S::splat(0.0); MAX_SIZE];
+                if self.there.contains(&column) {
+                    for (row, value) in values.iter_mut().enumerate().take(COUNT) {
+                        let from = self.rows[row].wrapping_add(column * LANES);
+                        *value = S::load(from);
+                        // The next tile's.
+                        S::prefetch(from.wrapping_add(self.columns * LANES));
+                    }
+                    values = transform(values);
+                }
+                for (row, value) in values.iter().enumerate().take(WRITTEN) {
+                    S::store(to.add(row * LINE + column * LANES), *value);
+                }
+            }
+        }
+    }
+}
+
 /// Transforms one tile of one channel block to its points: inputs with their rim, or with `GRADIENT` gradients of
 /// outputs. Points are `point` floats apart, and those of the whole tiling's largest tile count.
 ///
@@ -83,49 +125,37 @@ pub(super) unsafe fn input_tile<S: Simd, P: Points, const GRADIENT: bool>(
 ) {
     let maps = tiling.maps;
     let rim = if GRADIENT { 0 } else { 1 };
-    let (rows, columns) = (tile.rows + 2 * rim, tile.columns + 2 * rim);
     let (_, across) = tiling.points();
-    // SAFETY: the plane is within x; rows and columns are cut to the map before they are read.
+    // SAFETY: the plane is within x, and so are the window's rows and columns that are there.
     unsafe {
         let plane = x.add((tile.picture * maps.blocks() + block) * maps.plane());
-        let mut border = Values::uninit();
-        let inside = tile.top >= rim
-            && tile.left >= rim
-            && tile.top + tile.rows + rim <= maps.height
-            && tile.left + tile.columns + rim <= maps.width;
-        let (from, row) = if inside {
-            let first = (tile.top - rim) * maps.width + tile.left - rim;
-            (plane.add(first * LANES), maps.width * LANES)
-        } else {
-            let border = border.as_mut_ptr().cast::<f32>();
-            for row in 0..rows {
-                // Before the first row, or column, is behind the last.
-                let y = (tile.top + row).wrapping_sub(rim);
-                let line = plane.wrapping_add(y.wrapping_mul(maps.width * LANES));
-                for column in 0..columns {
-                    let x = (tile.left + column).wrapping_sub(rim);
-                    let value = if y < maps.height && x < maps.width {
-                        S::load(line.add(x * LANES))
+        // Before the first row, or column, is behind the last.
+        let window = Window {
+            rows: std::array::from_fn(
+                #[inline(always)]
+                |row| {
+                    let y = (tile.top + row).wrapping_sub(rim);
+                    let first = (y.wrapping_mul(maps.width) + tile.left).wrapping_sub(rim);
+                    if y < maps.height {
+                        plane.wrapping_add(first.wrapping_mul(LANES))
                     } else {
-                        S::splat(0.0)
-                    };
-                    S::store(border.add(row * LINE + column * LANES), value);
-                }
-            }
-            (border.cast_const(), LINE)
+                        ZEROS.0.as_ptr()
+                    }
+                },
+            ),
+            columns: tile.columns + 2 * rim,
+            there: rim.saturating_sub(tile.left)..maps.width + rim - tile.left,
         };
         let mut half = Values::uninit();
         let half = half.as_mut_ptr().cast::<f32>();
-        let to_half = (half, LANES, LINE);
-        let from = (from, LANES, row);
-        let (rows, columns) = (tile.rows, tile.columns);
         if GRADIENT {
-            with_pairs!(P, rows, PAIRS => pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
-                columns, from, to_half, #[inline(always)] |d| tile::output_back::<S, P, PAIRS>(d)));
+            with_pairs!(P, tile.rows, PAIRS => window.pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
+                half, #[inline(always)] |d| tile::output_back::<S, P, PAIRS>(d)));
         } else {
-            with_pairs!(P, rows, PAIRS => pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS + 2 }>(
-                columns + 2, from, to_half, #[inline(always)] |d| tile::input::<S, P, PAIRS>(d)));
+            with_pairs!(P, tile.rows, PAIRS => window.pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS + 2 }>(
+                half, #[inline(always)] |d| tile::input::<S, P, PAIRS>(d)));
         }
+        let (rows, columns) = (tile.rows, tile.columns);
         let from_half = (half.cast_const(), LINE, LANES);
         let to = (v, across * point, point);
         if GRADIENT {
@@ -275,40 +305,39 @@ pub(super) unsafe fn weights<S: Simd, P: Points>(
     }
 }
 
-/// Gᵀ u G for sixteen outputs: nine taps from points that are `point` floats apart.
+/// Gᵀ u G for sixteen outputs: nine taps, one after the other, from points that are `point` floats apart.
 ///
 /// # Safety
-/// Inside `vectorize`; `u` is valid for sixteen floats at each point.
+/// Inside `vectorize`; `u` and `taps` are valid for sixteen floats at each point and tap.
 #[inline(always)]
 pub(super) unsafe fn weights_back<S: Simd, P: Points>(
     u: *const f32,
     point: usize,
     (down, across): (usize, usize),
-) -> [[f32; LANES]; 9] {
-    let mut taps = [[0.0; LANES]; 9];
-    // SAFETY: points are the caller's.
+    taps: *mut f32,
+) {
+    // SAFETY: the caller's.
     unsafe {
-        let mut half = [[S::splat(0.0); MAX_SIZE]; 3];
-        with_pairs!(P, down - 2, PAIRS => {
-            for j in 0..across {
-                let mut column = [S::splat(0.0); MAX_SIZE];
-                for (i, value) in column.iter_mut().enumerate().take(2 * PAIRS + 2) {
-                    *value = S::load(u.add((i * across + j) * point));
+        with_pairs!(P, across - 2, ACROSS => {
+            let mut half = [[S::splat(0.0); MAX_SIZE]; 3];
+            with_pairs!(P, down - 2, DOWN => {
+                for j in 0..2 * ACROSS + 2 {
+                    let mut column = [S::splat(0.0); MAX_SIZE];
+                    for (i, value) in column.iter_mut().enumerate().take(2 * DOWN + 2) {
+                        *value = S::load(u.add((i * across + j) * point));
+                    }
+                    let column = tile::weights_back::<S, P, DOWN>(column);
+                    for i in 0..3 {
+                        half[i][j] = column[i];
+                    }
                 }
-                let column = tile::weights_back::<S, P, PAIRS>(column);
-                for i in 0..3 {
-                    half[i][j] = column[i];
-                }
-            }
-        });
-        with_pairs!(P, across - 2, PAIRS => {
+            });
             for (i, row) in half.iter().enumerate() {
-                let row = tile::weights_back::<S, P, PAIRS>(*row);
+                let row = tile::weights_back::<S, P, ACROSS>(*row);
                 for (j, value) in row.iter().enumerate() {
-                    S::store(taps[3 * i + j].as_mut_ptr(), *value);
+                    S::store(taps.add((3 * i + j) * LANES), *value);
                 }
             }
         });
     }
-    taps
 }

@@ -1,6 +1,6 @@
 //! The 3×3 convolution through Winograd tiles: transform, products at every point, transform back.
 
-use super::filters::{self, Filters, MOST_PANEL};
+use super::filters::{self, Filters, Taps};
 use super::gemm::Product;
 use super::layout::Maps;
 use super::parallel::{Shared, for_each};
@@ -327,16 +327,19 @@ impl Layer<'_> {
         let blocks = (PANEL_BYTES / row_bytes).clamp(1, self.in_blocks);
         let u_point = blocks * LANES * self.panel + PAD;
         let mut own = Scratch::new(down * across * u_point);
-        let mut taps = [0.0; 9 * MOST_PANEL];
+        let mut taps = Taps::ZERO;
         for first in (0..self.in_blocks).step_by(blocks) {
             let end = self.in_blocks.min(first + blocks);
             let u = own.as_mut_ptr();
             // SAFETY: the caller's; u is made for so many blocks.
             unsafe {
-                for input in first * LANES..end * LANES {
-                    filters.gather::<S>(panel, input, &mut taps, self.panel);
-                    let u = u.add((input - first * LANES) * self.panel);
-                    filters::input_points::<S, P>(&taps, (u, u_point), (down, across));
+                for block in first..end {
+                    filters.gather::<S>(panel, block, &mut taps);
+                    for input in 0..LANES {
+                        let row = (block - first) * LANES + input;
+                        let u = (u.add(row * self.panel), u_point);
+                        filters::input_points::<S, P>(taps.of::<S>(input), u, (down, across));
+                    }
                 }
                 let u = |row, column| u.add((row * across + column) * u_point).cast_const();
                 self.products::<S>(chunk, &segments[first..end], u, m, first > 0);

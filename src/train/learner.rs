@@ -21,6 +21,8 @@ pub(super) struct Learner {
     targets: Targets,
     clip: Option<Clip>,
     seed: u64,
+    /// Gradients of the last step, whose memory the next ones take.
+    spent: Vec<Tensor>,
 }
 
 /// What a step tells.
@@ -55,6 +57,7 @@ impl Learner {
             targets: targets.clone(),
             clip,
             seed,
+            spent: Vec::new(),
         }
     }
 
@@ -96,12 +99,16 @@ impl Learner {
 
     /// The one place where gradients become an update.
     fn update(&mut self, loss: &Tensor, learning_rate: f64) -> Result<()> {
-        let mut gradients = kernels::backward(loss)?;
+        let mut gradients = kernels::backward(loss, &mut self.spent)?;
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
         self.optimizer.set_learning_rate(learning_rate);
-        self.optimizer.step(&gradients)
+        self.optimizer.step(&gradients)?;
+        // The optimizer keeps none of them.
+        let spent = self.variables.iter().map(|(_, var)| gradients.remove(var));
+        self.spent = spent.flatten().collect();
+        Ok(())
     }
 
     /// The optimizer's state, by variable.
