@@ -130,28 +130,23 @@ impl Isa {
         with_lanes!(self, L => pool::relu_gradient::<L>(y, gradient));
     }
 
-    /// See [`gradient::weights`]; the tiles are those with the fewest products.
-    pub(super) fn weight_gradient(
+    /// See [`gradient::parameters`]; the tiles are those with the fewest products.
+    pub(super) fn parameter_gradients(
         self,
         x: &[f32],
         input: Maps,
         dy: &[f32],
-        out_channels: usize,
         dw: &mut [f32],
+        db: &mut [f32],
     ) {
         let points = |largest: usize| Tiling::of_largest(input, largest).all_points();
         with_lanes!(self, L => if points(6) < points(4) {
-            gradient::weights::<L, F6>(x, input, dy, out_channels, dw);
+            gradient::parameters::<L, F6>(x, input, dy, dw, db);
         } else if points(4) < points(2) {
-            gradient::weights::<L, F4>(x, input, dy, out_channels, dw);
+            gradient::parameters::<L, F4>(x, input, dy, dw, db);
         } else {
-            gradient::weights::<L, F2>(x, input, dy, out_channels, dw);
+            gradient::parameters::<L, F2>(x, input, dy, dw, db);
         });
-    }
-
-    /// See [`gradient::bias`].
-    pub(super) fn bias_gradient(self, dy: &[f32], output: Maps, db: &mut [f32]) {
-        with_lanes!(self, L => gradient::bias::<L>(dy, output, db));
     }
 }
 

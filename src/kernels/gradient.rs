@@ -34,15 +34,16 @@ const PANELS: usize = 2;
 /// Tiles that a thread transforms in one go.
 const TILES: usize = 8;
 
-/// Writes the gradient (out, in, 3, 3) of the weights, from blocked input `x` and the gradient `dy` of the
-/// convolution's sums.
-pub(super) fn weights<S: Simd, P: Points>(
+/// Writes the gradients of the weights (out, in, 3, 3) and the bias (out), from blocked input `x` and the gradient `dy`
+/// of the convolution's sums.
+pub(super) fn parameters<S: Simd, P: Points>(
     x: &[f32],
     input: Maps,
     dy: &[f32],
-    out_channels: usize,
     dw: &mut [f32],
+    db: &mut [f32],
 ) {
+    let out_channels = db.len();
     let output = input.with_channels(out_channels);
     assert_eq!((x.len(), dy.len()), (input.len(), output.len()));
     assert_eq!(dw.len(), out_channels * input.channels * 9);
@@ -50,6 +51,7 @@ pub(super) fn weights<S: Simd, P: Points>(
     let (blocks, panels) = (input.blocks(), out_channels.div_ceil(panel));
     let (from, to) = (Tiling::new::<P>(input), Tiling::new::<P>(output));
     let tiles = from.tiles();
+    db.fill(0.0);
     if tiles == 0 {
         dw.fill(0.0);
         return;
@@ -87,7 +89,7 @@ pub(super) fn weights<S: Simd, P: Points>(
         let (first, end) = (index * tiles / chunks, (index + 1) * tiles / chunks);
         // SAFETY, for the three loops: the kernels were chosen for this processor; the sizes of x, dy and dw were
         // checked, and v and m are made for a chunk. In each loop an item writes what no other does: its tiles' points,
-        // or its rectangle's sums, at its points, and weights.
+        // its pixels' sums, or its rectangle's sums, at its points, and weights.
         let items = (end - first).div_ceil(TILES);
         let of_item = |item: usize| first + item * TILES..end.min(first + (item + 1) * TILES);
         for_each(items, 1, |item| unsafe {
@@ -104,6 +106,8 @@ pub(super) fn weights<S: Simd, P: Points>(
                 },
             );
         });
+        let mut biases = vec![0.0; items * output.blocks() * LANES];
+        let shared = Shared::new(&mut biases);
         for_each(items, 1, |item| unsafe {
             S::vectorize(
                 #[inline(always)]
@@ -114,12 +118,20 @@ pub(super) fn weights<S: Simd, P: Points>(
                             let (index, lanes) = (index - first, block * LANES % panel);
                             let strip = block * LANES / panel * room;
                             let m = m.at((strip + index) * panel + lanes);
-                            input_tile::<S, P, true>(dy.as_ptr(), &to, tile, block, m, m_point);
+                            let dy = dy.as_ptr();
+                            let sum = input_tile::<S, P, true>(dy, &to, tile, block, m, m_point);
+                            let bias = shared.at((item * output.blocks() + block) * LANES);
+                            S::store(bias, S::add(S::load(bias), sum));
                         }
                     }
                 },
             );
         });
+        for biases in biases.chunks_exact(output.blocks() * LANES) {
+            for (sum, bias) in db.iter_mut().zip(biases) {
+                *sum += bias;
+            }
+        }
         for_each(groups * strips * parts, 1, |item| {
             let (rectangle, part) = (item / parts, item % parts);
             let rows = range(rectangle / strips, BLOCKS, blocks);
@@ -252,41 +264,3 @@ impl Gradient {
 /// Vectors that do not lie across two cache lines.
 #[repr(align(64))]
 struct Taps([f32; LANES * 9 * LANES]);
-
-/// Writes the gradient (out) of the bias: the sum of `dy` over pictures and pixels, row by row.
-pub(super) fn bias<S: Simd>(dy: &[f32], output: Maps, db: &mut [f32]) {
-    assert_eq!((dy.len(), db.len()), (output.len(), output.channels));
-    let mut padded = vec![0.0; output.blocks() * LANES];
-    let sums = Shared::new(&mut padded);
-    for_each(output.blocks(), 1, |block| {
-        // SAFETY: the kernels were chosen for this processor; the length of dy was checked, and an item writes its
-        // own block.
-        unsafe {
-            S::vectorize(
-                #[inline(always)]
-                || {
-                    let mut total = S::splat(0.0);
-                    for picture in 0..output.pictures {
-                        let plane = dy
-                            .as_ptr()
-                            .add((picture * output.blocks() + block) * output.plane());
-                        let mut map = S::splat(0.0);
-                        for row in 0..output.height {
-                            let mut sum = S::splat(0.0);
-                            for column in 0..output.width {
-                                sum = S::add(
-                                    sum,
-                                    S::load(plane.add((row * output.width + column) * LANES)),
-                                );
-                            }
-                            map = S::add(map, sum);
-                        }
-                        total = S::add(total, map);
-                    }
-                    S::store(sums.at(block * LANES), total);
-                },
-            );
-        }
-    });
-    db.copy_from_slice(&padded[..output.channels]);
-}

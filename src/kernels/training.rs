@@ -123,7 +123,7 @@ fn around(tensor: &Tensor, gradient: Tensor) -> Option<Tensor> {
 }
 
 /// A tensor like `tensor` that `write` fills: a spent one, or a new one.
-fn written_like(tensor: &Tensor, write: impl Fn(&mut [f32])) -> Result<Tensor> {
+fn written_like(tensor: &Tensor, write: impl FnMut(&mut [f32])) -> Result<Tensor> {
     let spent = AROUND.with_borrow_mut(|around| {
         let spent = &mut around.as_mut()?.spent;
         let like = |spent: &Tensor| spent.shape() == tensor.shape() && spent.is_contiguous();
@@ -133,21 +133,23 @@ fn written_like(tensor: &Tensor, write: impl Fn(&mut [f32])) -> Result<Tensor> {
         Some(spent) => spent,
         None => Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu)?,
     };
-    new.inplace_op1(&Written(write))?;
+    new.inplace_op1(&Written(RefCell::new(write)))?;
     Ok(new)
 }
 
 /// Overwrites a contiguous tensor of f32.
-struct Written<F>(F);
+struct Written<F>(RefCell<F>);
 
-impl<F: Fn(&mut [f32])> InplaceOp1 for Written<F> {
+impl<F: FnMut(&mut [f32])> InplaceOp1 for Written<F> {
     fn name(&self) -> &'static str {
         "convolution-gradient"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         match (storage, layout.contiguous_offsets()) {
-            (CpuStorage::F32(numbers), Some((start, end))) => (self.0)(&mut numbers[start..end]),
+            (CpuStorage::F32(numbers), Some((start, end))) => {
+                (self.0.borrow_mut())(&mut numbers[start..end])
+            }
             _ => candle_core::bail!("a gradient is contiguous and of f32"),
         }
         Ok(())
@@ -321,12 +323,11 @@ impl Run {
                         &first
                     }
                 };
+                let mut db = vec![0.0; outputs];
                 let dw = written_like(&layer.weight, |dw| {
                     self.isa
-                        .weight_gradient(x, stage.input, &gradient, outputs, dw);
+                        .parameter_gradients(x, stage.input, &gradient, dw, &mut db);
                 })?;
-                let mut db = vec![0.0; outputs];
-                self.isa.bias_gradient(&gradient, stage.output, &mut db);
                 gradients[index] =
                     Some((dw, Tensor::from_vec(db, layer.bias.shape(), &Device::Cpu)?));
             }

@@ -77,7 +77,7 @@ struct Window {
 static ZEROS: Aligned<LINE> = Aligned([0.0; LINE]);
 
 impl Window {
-    /// The pass along its columns, to rows of [`Values`].
+    /// The pass along its columns, to rows of [`Values`]. Returns the sum of the pixels.
     ///
     /// # Safety
     /// Inside `vectorize`; rows are valid where there are columns, and `to` holds values.
@@ -86,15 +86,17 @@ impl Window {
         &self,
         to: *mut f32,
         transform: impl Fn([S::V; MAX_SIZE]) -> [S::V; MAX_SIZE],
-    ) {
-        for column in 0..self.columns {
-            // SAFETY: the caller's.
-            unsafe {
+    ) -> S::V {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sum = S::splat(0.0);
+            for column in 0..self.columns {
                 let mut values = [S::splat(0.0); MAX_SIZE];
                 if self.there.contains(&column) {
                     for (row, value) in values.iter_mut().enumerate().take(COUNT) {
                         let from = self.rows[row].wrapping_add(column * LANES);
                         *value = S::load(from);
+                        sum = S::add(sum, *value);
                         // The next tile's.
                         S::prefetch(from.wrapping_add(self.columns * LANES));
                     }
@@ -104,12 +106,14 @@ impl Window {
                     S::store(to.add(row * LINE + column * LANES), *value);
                 }
             }
+            sum
         }
     }
 }
 
 /// Transforms one tile of one channel block to its points: inputs with their rim, or with `GRADIENT` gradients of
-/// outputs. Points are `point` floats apart, and those of the whole tiling's largest tile count.
+/// outputs. Points are `point` floats apart, and those of the whole tiling's largest tile count. Returns the sum of
+/// what was transformed.
 ///
 /// # Safety
 /// Inside `vectorize`; `x` holds the tiling's maps, `tile` and `block` are within it, and `v` is valid for sixteen
@@ -122,7 +126,7 @@ pub(super) unsafe fn input_tile<S: Simd, P: Points, const GRADIENT: bool>(
     block: usize,
     v: *mut f32,
     point: usize,
-) {
+) -> S::V {
     let maps = tiling.maps;
     let rim = if GRADIENT { 0 } else { 1 };
     let (_, across) = tiling.points();
@@ -148,13 +152,13 @@ pub(super) unsafe fn input_tile<S: Simd, P: Points, const GRADIENT: bool>(
         };
         let mut half = Values::uninit();
         let half = half.as_mut_ptr().cast::<f32>();
-        if GRADIENT {
+        let sum = if GRADIENT {
             with_pairs!(P, tile.rows, PAIRS => window.pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
-                half, #[inline(always)] |d| tile::output_back::<S, P, PAIRS>(d)));
+                half, #[inline(always)] |d| tile::output_back::<S, P, PAIRS>(d)))
         } else {
             with_pairs!(P, tile.rows, PAIRS => window.pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS + 2 }>(
-                half, #[inline(always)] |d| tile::input::<S, P, PAIRS>(d)));
-        }
+                half, #[inline(always)] |d| tile::input::<S, P, PAIRS>(d)))
+        };
         let (rows, columns) = (tile.rows, tile.columns);
         let from_half = (half.cast_const(), LINE, LANES);
         let to = (v, across * point, point);
@@ -165,6 +169,7 @@ pub(super) unsafe fn input_tile<S: Simd, P: Points, const GRADIENT: bool>(
             with_pairs!(P, columns, PAIRS => pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS + 2 }>(
                 rows + 2, from_half, to, #[inline(always)] |d| tile::input::<S, P, PAIRS>(d)));
         }
+        sum
     }
 }
 
