@@ -6,15 +6,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use headstart::model::Backbone;
 use headstart::{
-    AdamW, Augmenter, Checkpoints, Classifier, ConvBase, DirectoryDataset, Head, Schedule, Trainer,
-    Weights,
+    AdamW, Augmenter, Block, Checkpoints, Classifier, ConvBase, DirectoryDataset, Head, Schedule,
+    Trainer, Vgg, Weights,
 };
 
-/// Where the child finds pictures, and the folder it works in.
+/// Where the child finds pictures, the folder it works in, and the block of the base that it opens, if any.
 const PICTURES: &str = "HEADSTART_TEST_PICTURES";
 const FOLDER: &str = "HEADSTART_TEST_FOLDER";
+const OPEN: &str = "HEADSTART_TEST_OPEN";
 
 /// What is killed: this test binary, asked for this one test.
 #[test]
@@ -24,11 +26,19 @@ fn child() {
         return;
     };
     let folder = Path::new(&folder);
+    let open = std::env::var(OPEN).ok();
     let dataset = DirectoryDataset::open(pictures).unwrap();
-    let base = ConvBase::vgg11(Weights::Random { seed: 3 }, &Device::Cpu).unwrap();
+    let vgg = Vgg::Vgg11.width(0.25);
+    let mut base = ConvBase::new(vgg, Weights::Random { seed: 3 }, &Device::Cpu)
+        .unwrap()
+        .frozen();
+    if let Some(block) = &open {
+        base = base.unfreeze(block.parse::<Block>().unwrap()).unwrap();
+    }
     let head = Head::sigmoid().hidden(8).dropout(0.3);
-    let model = Classifier::new(base.frozen(), head, &["blue", "red"]).unwrap();
+    let model = Classifier::new(base, head, &["blue", "red"]).unwrap();
     let mut model = model.input_size(32, 32).unwrap();
+    let untrained = bits(model.base().tensors());
     let history = Trainer::new(AdamW::new(1e-3))
         .epochs(6)
         .schedule(Schedule::one_cycle())
@@ -42,36 +52,64 @@ fn child() {
         .resume(folder.join("checkpoints"))
         .fit(&mut model, &dataset, &dataset)
         .unwrap();
-    let losses: Vec<_> = history
-        .epochs
-        .iter()
-        .map(|e| [e.loss, e.val_loss])
-        .collect();
-    let weights: Vec<(String, Vec<f32>)> = model
-        .head()
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| (name, tensor.flatten_all().unwrap().to_vec1().unwrap()))
-        .collect();
-    // Floating-point numbers are written so that different ones differ.
-    let end = serde_json::to_string(&(losses, weights)).unwrap();
+    let base = bits(model.base().tensors());
+    assert_eq!(base != untrained, open.is_some(), "what is open is trained");
+    let losses = history.epochs.iter().flat_map(|e| [e.loss, e.val_loss]);
+    let losses: Vec<u8> = losses.flat_map(f64::to_le_bytes).collect();
+    let end = [losses, base, bits(model.head().tensors())].concat();
     std::fs::write(folder.join("end"), end).unwrap();
 }
 
-fn start(pictures: &Path, folder: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["child", "--exact", "--ignored", "--nocapture"])
-        .env(PICTURES, pictures)
-        .env(FOLDER, folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap()
+/// Names and numbers, so that different ones differ.
+fn bits(tensors: Vec<(String, Tensor)>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, tensor) in tensors {
+        bytes.extend(name.into_bytes());
+        let numbers: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        bytes.extend(numbers.into_iter().flat_map(f32::to_le_bytes));
+    }
+    bytes
 }
 
-fn finish(pictures: &Path, folder: &Path) -> String {
-    assert!(start(pictures, folder).wait().unwrap().success());
-    std::fs::read_to_string(folder.join("end")).unwrap()
+/// A run's pictures, and the block that is open in it beside the head.
+struct Case<'a> {
+    pictures: &'a Path,
+    open: Option<Block>,
+}
+
+impl Case<'_> {
+    fn start(&self, folder: &Path) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["child", "--exact", "--ignored", "--nocapture"])
+            .env(PICTURES, self.pictures)
+            .env(FOLDER, folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit());
+        if let Some(block) = self.open {
+            command.env(OPEN, block.to_string());
+        }
+        command.spawn().unwrap()
+    }
+
+    fn finish(&self, folder: &Path) -> Vec<u8> {
+        assert!(self.start(folder).wait().unwrap().success());
+        std::fs::read(folder.join("end")).unwrap()
+    }
+
+    /// Starts a run and kills it a while after so many of its checkpoints; whether it was alive until then.
+    fn start_and_kill(&self, folder: &Path, checkpoints: usize, after: Duration) -> bool {
+        let mut child = self.start(folder);
+        while progress(folder) < checkpoints && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(after);
+        // SIGKILL, where there are signals. A child that ended can no longer be killed.
+        let _ = child.kill();
+        let status = child.wait().unwrap();
+        assert!(status.code() != Some(101), "the run failed by itself");
+        !status.success()
+    }
 }
 
 /// Checkpoints a whole run writes: one after each of an epoch's four steps, one after its validation.
@@ -93,27 +131,16 @@ fn progress(folder: &Path) -> usize {
     places.max().unwrap_or(0)
 }
 
-/// Starts a run and kills it a while after so many of its checkpoints; whether it was alive until then.
-fn start_and_kill(pictures: &Path, folder: &Path, checkpoints: usize, after: Duration) -> bool {
-    let mut child = start(pictures, folder);
-    while progress(folder) < checkpoints && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    std::thread::sleep(after);
-    // SIGKILL, where there are signals. A child that ended can no longer be killed.
-    let _ = child.kill();
-    let status = child.wait().unwrap();
-    assert!(status.code() != Some(101), "the run failed by itself");
-    !status.success()
-}
-
 /// Kills so many runs, every other one twice, and finishes each.
-fn kill(runs: u32) {
+fn kill(runs: u32, open: Option<Block>) {
     let (pictures, _) = common::colours(8);
-    let pictures = pictures.path();
+    let case = Case {
+        pictures: pictures.path(),
+        open,
+    };
     let folder = tempfile::tempdir().unwrap();
     let begun = Instant::now();
-    let expected = finish(pictures, folder.path());
+    let expected = case.finish(folder.path());
     let step = begun.elapsed() / LAST as u32;
     let (mut kills, mut late) = (0, 0);
     // Multiples of these are spread evenly over the square.
@@ -125,7 +152,7 @@ fn kill(runs: u32) {
             let folder = tempfile::tempdir().unwrap();
             let reached = (share(index, 0.754_878) * LAST as f64) as usize;
             let after = step.mul_f64(share(index, 0.569_840));
-            if start_and_kill(pictures, folder.path(), reached, after) {
+            if case.start_and_kill(folder.path(), reached, after) {
                 break (folder, reached);
             }
             late += 1;
@@ -134,22 +161,31 @@ fn kill(runs: u32) {
         kills += 1;
         if run % 2 == 1 {
             let reached = usize::midpoint(reached, LAST);
-            let again = start_and_kill(pictures, folder.path(), reached, step / 2);
+            let again = case.start_and_kill(folder.path(), reached, step / 2);
             kills += u32::from(again);
         }
-        let end = finish(pictures, folder.path());
+        let end = case.finish(folder.path());
         assert!(end == expected, "run {run} ended elsewhere");
     }
-    println!("{runs} of {runs} runs ended with the same weights after {kills} kills");
+    let open = open.map_or("the head alone".to_owned(), |block| {
+        format!("{block} and head")
+    });
+    println!("{open}: {runs} of {runs} runs ended with the same weights after {kills} kills");
 }
 
 #[test]
 fn a_killed_run_ends_with_the_same_weights() {
-    kill(3);
+    kill(3, None);
+}
+
+#[test]
+fn a_killed_run_with_an_open_block_ends_with_the_same_weights() {
+    kill(3, Some(Block::Conv5));
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn fifty_killed_runs_end_with_the_same_weights() {
-    kill(50);
+fn a_hundred_killed_runs_end_with_the_same_weights() {
+    kill(50, None);
+    kill(50, Some(Block::Conv5));
 }

@@ -3,7 +3,7 @@
 use candle_core::DType;
 
 use super::loss::{Loss, Targets};
-use super::metrics::Evaluation;
+use super::metrics::{Evaluation, Tally};
 use super::source::Source;
 use crate::model::{Backbone, Classifier};
 use crate::{DirectoryDataset, Error, Result};
@@ -16,24 +16,30 @@ impl<B: Backbone> Classifier<B> {
     /// bad picture.
     pub fn evaluate(&self, dataset: &DirectoryDataset) -> Result<Evaluation> {
         same_classes("dataset", self, dataset)?;
-        let mut scores = Scores::default();
+        let mut scores = Scores::new(self);
         let source = Source::plain(self, dataset, 32);
         for batch in source.epoch(self, 0) {
             scores.add(self, &source, &batch?, &Targets::default())?;
         }
-        scores.evaluation(self)
+        Ok(scores.evaluation(self))
     }
 }
 
-/// Probabilities and losses of the pictures seen so far.
-#[derive(Default)]
+/// Figures of the pictures seen so far.
 pub(super) struct Scores {
-    labels: Vec<u32>,
-    probabilities: Vec<Vec<f32>>,
+    tally: Tally,
+    /// The sum over the pictures.
     loss: f64,
 }
 
 impl Scores {
+    pub(super) fn new<B: Backbone>(model: &Classifier<B>) -> Self {
+        Self {
+            tally: Tally::new(model.class_names().len()),
+            loss: 0.0,
+        }
+    }
+
     pub(super) fn add<B: Backbone>(
         &mut self,
         model: &Classifier<B>,
@@ -46,16 +52,16 @@ impl Scores {
         let mean = loss.forward_to(&logits, &batch.labels, targets)?;
         let mean = mean.to_dtype(DType::F32)?.to_scalar::<f32>()?;
         self.loss += f64::from(mean) * batch.labels.len() as f64;
-        let probabilities = model.head().probabilities(&logits)?;
-        self.probabilities.extend(probabilities.to_vec2::<f32>()?);
-        self.labels.extend(&batch.labels);
+        let probabilities = model.head().probabilities(&logits)?.to_vec2::<f32>()?;
+        for (label, row) in batch.labels.iter().zip(&probabilities) {
+            self.tally.add(*label, row)?;
+        }
         Ok(())
     }
 
-    pub(super) fn evaluation<B: Backbone>(self, model: &Classifier<B>) -> Result<Evaluation> {
-        let mean_loss = self.loss / self.labels.len().max(1) as f64;
-        let names = model.class_names();
-        Evaluation::from_predictions(&self.labels, &self.probabilities, names, mean_loss)
+    pub(super) fn evaluation<B: Backbone>(self, model: &Classifier<B>) -> Evaluation {
+        let mean_loss = self.loss / self.tally.pictures().max(1) as f64;
+        self.tally.evaluation(model.class_names(), mean_loss)
     }
 }
 

@@ -33,7 +33,8 @@ const BATCH: usize = 32;
 /// add in another order in batches of another size.
 ///
 /// Features are f32: one view takes 4·C·h·w bytes per picture, 8 KB for a wholly frozen VGG at 64×64 and 32 KB
-/// with block 5 open. A view is computed when its first epoch begins.
+/// with block 5 open. A view is computed when its first epoch begins, and kept until the run, or its phase, ends:
+/// [in memory](Self::in_memory), see that all views have room.
 ///
 /// ```no_run
 /// use headstart::{Augmenter, Classifier, DirectoryDataset, FeatureCache, RmsProp, Trainer};
@@ -77,8 +78,8 @@ impl FeatureCache {
     /// Each view is a safetensors file, whole or not there, named by a BLAKE3 hash of everything its numbers come
     /// from: the frozen blocks' weights, the architecture, size, resize filter, preprocess, augmentation with its
     /// seed and the view, every picture's bytes, and this crate's version and kernels. A change of any of these
-    /// means another file. A file that was damaged is computed afresh. Files that no run asks for any more stay:
-    /// delete the folder to have the room.
+    /// means another file. A file that was damaged is computed afresh. Files that no run asks for any more stay, and so
+    /// does what a killed run had half written (`.headstart-…`): delete the folder to have the room.
     pub fn on_disk(folder: impl Into<PathBuf>) -> Self {
         Self::new(Storage::Folder(folder.into()))
     }

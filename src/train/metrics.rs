@@ -73,21 +73,65 @@ impl Evaluation {
                 ],
             });
         }
-        let mut confusion = vec![vec![0; classes]; classes];
+        let mut tally = Tally::new(classes);
         for (label, row) in labels.iter().zip(probabilities) {
-            let truth = confusion
-                .get_mut(*label as usize)
-                .ok_or_else(|| Error::option("label", label, format!("below {classes}")))?;
-            truth[predicted_class(row)] += 1;
+            tally.add(*label, row)?;
         }
-        let right: usize = (0..classes).map(|class| confusion[class][class]).sum();
-        Ok(Self {
+        Ok(tally.evaluation(class_names, loss))
+    }
+}
+
+/// What an evaluation needs of the pictures seen so far: with two classes eight bytes for each, with more nothing that
+/// grows with their number.
+pub(super) struct Tally {
+    /// How often each class (row) was called each class (column).
+    confusion: Vec<Vec<usize>>,
+    /// Of two classes, the second one's probability for each picture, and whether the picture is of it.
+    scored: Vec<(f32, bool)>,
+}
+
+impl Tally {
+    pub(super) fn new(classes: usize) -> Self {
+        Self {
+            confusion: vec![vec![0; classes]; classes],
+            scored: Vec::new(),
+        }
+    }
+
+    /// Adds a picture of this class and its probabilities, one for each class.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a label that is not below the number of classes.
+    pub(super) fn add(&mut self, label: u32, probabilities: &[f32]) -> Result<()> {
+        let classes = self.confusion.len();
+        let truth = self.confusion.get_mut(label as usize);
+        let truth =
+            truth.ok_or_else(|| Error::option("label", label, format!("below {classes}")))?;
+        truth[predicted_class(probabilities)] += 1;
+        if let [_, second] = probabilities {
+            self.scored.push((*second, label == 1));
+        }
+        Ok(())
+    }
+
+    pub(super) fn pictures(&self) -> usize {
+        self.confusion.iter().flatten().sum()
+    }
+
+    /// The figures; `loss` is the mean.
+    pub(super) fn evaluation(self, class_names: &[String], loss: f64) -> Evaluation {
+        let Self { confusion, scored } = self;
+        let right: usize = (0..confusion.len())
+            .map(|class| confusion[class][class])
+            .sum();
+        let pictures: usize = confusion.iter().flatten().sum();
+        Evaluation {
             loss,
-            accuracy: share(right, labels.len()),
+            accuracy: share(right, pictures),
             per_class: per_class(&confusion, class_names),
-            auc: (classes == 2).then(|| auc(labels, probabilities)).flatten(),
+            auc: auc(scored),
             confusion,
-        })
+        }
     }
 }
 
@@ -130,12 +174,7 @@ fn share(part: usize, whole: usize) -> f64 {
 }
 
 /// By ranks: U = Σ ranks of the positives − P(P + 1)/2, over P·N; equal scores share their mean rank.
-fn auc(labels: &[u32], probabilities: &[Vec<f32>]) -> Option<f64> {
-    let mut scored: Vec<(f32, bool)> = probabilities
-        .iter()
-        .zip(labels)
-        .map(|(row, label)| (row[1], *label == 1))
-        .collect();
+fn auc(mut scored: Vec<(f32, bool)>) -> Option<f64> {
     scored.sort_by(|a, b| a.0.total_cmp(&b.0));
     let positives = scored.iter().filter(|(_, positive)| *positive).count();
     let negatives = scored.len() - positives;

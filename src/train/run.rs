@@ -384,14 +384,14 @@ impl<'a, B: Backbone> Run<'a, B> {
             class_weights: Vec::new(),
             ..self.trainer.targets.clone()
         };
-        let mut scores = Scores::default();
+        let mut scores = Scores::new(self.model);
         for batch in source.epoch(self.model, 0) {
             if self.told_to_stop() {
                 return Ok(None);
             }
             scores.add(self.model, source, &batch?, &targets)?;
         }
-        scores.evaluation(self.model).map(Some)
+        Ok(Some(scores.evaluation(self.model)))
     }
 
     fn finish_epoch(

@@ -139,3 +139,45 @@ impl Source {
         self.features.as_ref().map_or(0, Features::blocks)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::{Block, ConvBase, Head, Vgg, Weights};
+
+    /// A model whose frozen first block makes 4 MiB of a picture: one channel of 1024 × 1024 numbers.
+    #[test]
+    fn validation_features_are_kept_in_256_mib_and_no_more() {
+        let vgg = Vgg::Vgg11.width(1.0 / 64.0);
+        let base = ConvBase::new(vgg, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
+        let base = base.frozen().unfreeze_from(Block::Conv2).unwrap();
+        let model = Classifier::new(base, Head::sigmoid(), &["a", "b"])
+            .unwrap()
+            .input_size(2048, 2048)
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let fill = |pictures: usize| {
+            for class in ["a", "b"] {
+                std::fs::create_dir_all(folder.path().join(class)).unwrap();
+                for number in 0..pictures / 2 {
+                    // None is read.
+                    std::fs::write(folder.path().join(format!("{class}/{number}.png")), b"")
+                        .unwrap();
+                }
+            }
+            DirectoryDataset::open(folder.path()).unwrap()
+        };
+        for (pictures, kept) in [(64, true), (66, false)] {
+            let source = Source::plain(&model, &fill(pictures), 8);
+            let source = source.cached_for_validation(&model, None).unwrap();
+            assert_eq!(source.features.is_some(), kept, "{pictures} pictures");
+        }
+        // On the disk there is room.
+        let cache = FeatureCache::on_disk(folder.path().join("cache"));
+        let source = Source::plain(&model, &fill(66), 8);
+        let source = source.cached_for_validation(&model, Some(&cache)).unwrap();
+        assert!(source.features.is_some());
+    }
+}
