@@ -23,6 +23,8 @@ fn cases(count: u32) -> ProptestConfig {
     ProptestConfig {
         cases: asked.and_then(|cases| cases.parse().ok()).unwrap_or(count),
         failure_persistence: None,
+        // A failure among large maps is told now, not smaller in an hour.
+        max_shrink_time: 10_000,
         rng_seed: proptest::test_runner::RngSeed::Fixed(1),
         ..ProptestConfig::default()
     }
