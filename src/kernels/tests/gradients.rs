@@ -1,0 +1,254 @@
+//! Gradients of weights, biases and inputs.
+
+use candle_core::{Device, Tensor, Var};
+use proptest::prelude::*;
+
+use super::super::conv::{Isa, Method};
+use super::super::filters::Filters;
+use super::super::layout::Maps;
+use super::super::training::{Input, OpenLayer, backward, run_open};
+use super::super::winograd::Epilogue;
+use super::network::{Found, Network, sooner};
+use super::reference::*;
+use super::{METHODS, blocked, cases, maps, noise, planar, size};
+
+/// Runs layers with a graph and holds outputs and gradients against f64. `open` says which take a gradient.
+///
+/// A sum next to zero, or two next to each other in a window, may round to the other side, and the gradient then takes
+/// another way: among a million sums some do. A network is linear wherever its gates and winners are the same, so f64
+/// takes those of the kernels. That they are the right ones, but for sums that are zero or equal to rounding, is what
+/// every layer's outputs are checked for: a wrong gate would be an error as large as the sum it should have let through.
+fn check_training(isa: Isa, network: &Network, open: [bool; 3], seed: u64) {
+    let x = noise(network.maps.planar_len(), seed);
+    let cotangent = noise(network.output().planar_len(), seed ^ 30);
+    let relus = network.relus(isa, &x);
+    let expected = network.expected(&relus, &x, &cotangent);
+    // Both ways for gradients to come out; which one a case takes is as random as the rest.
+    let gradients_of = if seed.is_multiple_of(2) {
+        sooner
+    } else {
+        Tensor::backward
+    };
+    let Found { output, gradients } = network.run(isa, &open, &x, &cotangent, gradients_of);
+    let what = format!("{isa:?} {:?}, open {open:?}", network.shapes());
+    for (index, (relus, sums)) in relus.iter().zip(&expected.sums).enumerate() {
+        let error = relative_error(relus, &relu(sums));
+        assert!(
+            error < 1e-5,
+            "{what}: outputs of layer {index}: error {error:e}"
+        );
+    }
+    // One layer at a time, as the gates were taken, gives what all of them give.
+    let routes = network.routes(&relus);
+    assert!(output == routed(&routes[2], &relus[2]), "{what}");
+    let error = relative_error(&output, &expected.output);
+    assert!(error < 1e-5, "{what}: output error {error:e}");
+    for (index, [dw, db, added]) in expected.gradients.iter().enumerate() {
+        let [weight, bias] = &gradients[index];
+        for (found, expected, scale, name) in
+            [(weight, dw, dw, "weight"), (bias, db, added, "bias")]
+        {
+            assert_eq!(
+                found.is_some(),
+                open[index],
+                "{what}: {name} of layer {index}"
+            );
+            let Some(found) = found else { continue };
+            let error = error_beside(found, expected, scale);
+            assert!(
+                error < 2e-5,
+                "{what}: {name} of layer {index}: error {error:e}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    /// The way back of a layer whose input another ReLU made. Training takes the cheapest method: here all are held
+    /// to account.
+    #[test]
+    fn every_method_takes_gradients_back(
+        maps in maps(),
+        outputs in size(),
+        seed in any::<u64>(),
+    ) {
+        let whole = maps.with_channels(outputs);
+        let dy = noise(whole.planar_len(), seed);
+        let weights = noise(outputs * maps.channels * 9, seed ^ 1);
+        let gate = noise(maps.planar_len(), seed ^ 2);
+        let mut expected = input_gradient(&widened(&dy), maps, &weights, outputs);
+        for (dx, gate) in expected.iter_mut().zip(&gate) {
+            *dx *= f64::from(u8::from(*gate > 0.0));
+        }
+        let filters = Filters {
+            weights: &weights,
+            out_channels: outputs,
+            in_channels: maps.channels,
+            transposed: true,
+        };
+        let gate = blocked(maps, &gate);
+        let epilogue = Epilogue {
+            bias: None,
+            relu: false,
+            pool: false,
+            gate: Some(&gate),
+        };
+        for method in METHODS {
+            let dy = match method {
+                Method::DirectPlanar => dy.clone(),
+                _ => blocked(whole, &dy),
+            };
+            for isa in Isa::available() {
+                let mut dx = vec![f32::NAN; maps.len()];
+                method.convolve(isa, &dy, whole, &filters, None, &epilogue, &mut dx);
+                let error = relative_error(&planar(maps, &dx), &expected);
+                prop_assert!(error < 1e-5, "{isa:?} {method:?} {maps:?} → {outputs}: error {error:e}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+
+    #[test]
+    fn gradients_of_a_run_are_those_of_f64(
+        maps in maps(),
+        channels in prop::array::uniform3(size()),
+        seed in any::<u64>(),
+        open in prop::array::uniform3(any::<bool>()),
+        pool in prop::array::uniform3(any::<bool>()),
+    ) {
+        // A pool needs two pixels each way.
+        let mut side = maps.height.min(maps.width);
+        let pool = pool.map(|pool| {
+            let pool = pool && side > 1;
+            side /= if pool { 2 } else { 1 };
+            pool
+        });
+        let open = if open == [false; 3] { [true; 3] } else { open };
+        let network = Network::random(maps, &channels, &pool, seed);
+        for isa in Isa::available() {
+            check_training(isa, &network, open, seed);
+        }
+    }
+}
+
+#[test]
+fn weight_gradients_of_many_tiles_take_several_chunks() {
+    let input = Maps {
+        pictures: 3,
+        channels: 33,
+        height: 61,
+        width: 118,
+    };
+    let output = input.with_channels(48);
+    let (x, dy) = (noise(input.planar_len(), 1), noise(output.planar_len(), 2));
+    let expected = weight_gradient(&widened(&x), input, &widened(&dy), 48);
+    let (x, dy) = (blocked(input, &x), blocked(output, &dy));
+    for isa in Isa::available() {
+        let mut dw = vec![f32::NAN; expected.len()];
+        isa.parameter_gradients(&x, input, &dy, &mut dw, &mut [0.0; 48]);
+        let error = relative_error(&dw, &expected);
+        assert!(error < 1e-5, "{isa:?}: error {error:e}");
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let maps = Maps {
+        pictures: 3,
+        channels: 20,
+        height: 37,
+        width: 30,
+    };
+    let (weights, bias) = (noise(50 * 20 * 9, 1), noise(50, 2));
+    let (x, cotangent) = (noise(maps.planar_len(), 3), noise(3 * 50 * 18 * 15, 4));
+    for isa in Isa::available() {
+        let run = || {
+            let weight = Tensor::from_slice(&weights, (50, 20, 3, 3), &Device::Cpu).unwrap();
+            let bias = Tensor::from_slice(&bias, 50, &Device::Cpu).unwrap();
+            let (weight, bias) = (
+                Var::from_tensor(&weight).unwrap(),
+                Var::from_tensor(&bias).unwrap(),
+            );
+            let layer = OpenLayer {
+                weight: weight.as_tensor().clone(),
+                bias: bias.as_tensor().clone(),
+                pool: true,
+            };
+            let y = run_open(isa, vec![layer], Input::Planar(x.clone()), maps).unwrap();
+            let cotangent = Tensor::from_slice(&cotangent, y.shape(), &Device::Cpu).unwrap();
+            let loss = (&y * cotangent).unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            [
+                &y,
+                gradients.get(&weight).unwrap(),
+                gradients.get(&bias).unwrap(),
+            ]
+            .map(|tensor| {
+                let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+                values.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            })
+        };
+        let in_pool = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(run)
+        };
+        let one = in_pool(1);
+        for threads in [2, 3, 5] {
+            assert!(
+                in_pool(threads) == one,
+                "{isa:?}: {threads} threads differ from one"
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_that_go_around_candle_add_up_as_in_it() {
+    let maps = Maps {
+        pictures: 2,
+        channels: 16,
+        height: 6,
+        width: 9,
+    };
+    let weight = Tensor::from_vec(noise(16 * 16 * 9, 1), (16, 16, 3, 3), &Device::Cpu).unwrap();
+    let bias = Tensor::from_vec(noise(16, 2), 16, &Device::Cpu).unwrap();
+    let (weight, bias) = (
+        Var::from_tensor(&weight).unwrap(),
+        Var::from_tensor(&bias).unwrap(),
+    );
+    let run = |seed| {
+        let layer = OpenLayer {
+            weight: weight.as_tensor().clone(),
+            bias: bias.as_tensor().clone(),
+            pool: false,
+        };
+        let x = Input::Planar(noise(maps.planar_len(), seed));
+        run_open(Isa::available()[0], vec![layer], x, maps).unwrap()
+    };
+    // The same variables in two runs, and once outside of any.
+    let loss = ((run(3).sqr().unwrap() + run(4)).unwrap().sum_all().unwrap()
+        + weight.sqr().unwrap().sum_all().unwrap())
+    .unwrap();
+    // A spent tensor may hold anything, and is taken.
+    let mut spent = vec![(weight.ones_like().unwrap() * f64::NAN).unwrap()];
+    let found = backward(&loss, &mut spent).unwrap();
+    assert!(spent.is_empty());
+    let candle = loss.backward().unwrap();
+    for var in [&weight, &bias] {
+        let numbers = |store: &candle_core::backprop::GradStore| -> Vec<f32> {
+            let gradient = store.get(var).unwrap();
+            gradient.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let expected: Vec<f64> = numbers(&candle).into_iter().map(f64::from).collect();
+        let error = relative_error(&numbers(&found), &expected);
+        assert!(error < 1e-6, "error {error:e}");
+    }
+}
