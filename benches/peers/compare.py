@@ -228,8 +228,15 @@ def short(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def machine(run):
+def peak(options):
+    """GFLOP/s and GB/s that two threads reach when they do nothing else, while nobody else runs."""
+    printed = subprocess.run([options.peak], capture_output=True, text=True, check=True).stdout
+    return [float(word) for word in printed.split()]
+
+
+def machine(run, peaks):
     """Where and with what the figures were measured, as markdown."""
+    flops, bandwidth = (max(values) for values in zip(*peaks))
     info = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
@@ -247,6 +254,8 @@ def machine(run):
             f"- Machine: {info.get('model name', platform.machine())} ({family}), {len(os.sched_getaffinity(0))} cores, "
             f"{memory:.0f} GiB, {', '.join(known)}; Linux {platform.release()}; {THREADS} threads for everyone.",
             f"- Versions: {versions} ({commit}, {output('rustc', '--version')}), Python {platform.python_version()}.",
+            f"- At most, on {THREADS} threads: {flops:.0f} GFLOP/s of multiply-adds in registers, {bandwidth:.0f} GB/s read "
+            "from memory.",
             f"- Rounds: {run.options.rounds}. Epochs and loader: {pictures['train']} training and "
             f"{pictures['validation']} validation pictures.",
             "- Cells: median (best) of the rounds, then the ratio of the peer's median to ours. Milliseconds; pictures a "
@@ -258,6 +267,7 @@ def machine(run):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ours", type=Path, required=True)
+    parser.add_argument("--peak", type=Path, required=True)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -278,6 +288,7 @@ def main():
     measured = {}
     try:
         needed = {name for work in options.only for name in (TRAIN if work == MEMORY else WORKS[work][0])}
+        peaks = [peak(options)]
         run.open([name for name in FORWARD if name in needed])
         for work in WORKS:
             if work in options.only:
@@ -286,12 +297,13 @@ def main():
             measured[MEMORY] = run.measure_memory()
     finally:
         run.close()
+    peaks.append(peak(options))
 
     medians = {
         work: {name: round(statistics.median(values), 3) for name, values in figures.items()}
         for work, figures in measured.items()
     }
-    report = f"{machine(run)}\n\n{table(measured)}"
+    report = f"{machine(run, peaks)}\n\n{table(measured)}"
     (options.out / "peers.json").write_text(json.dumps(medians, indent=2) + "\n")
     (options.out / "peers" / "rounds.json").write_text(json.dumps(measured, indent=2) + "\n")
     (options.out / "peers" / "table.md").write_text(report + "\n")

@@ -26,8 +26,10 @@ ours=$(cargo build --release --bench peers --message-format=json-render-diagnost
 built = [json.loads(line) for line in sys.stdin]
 print(next(m["executable"] for m in built if m["reason"] == "compiler-artifact" and m["target"]["name"] == "peers"))')
 
+cc -O3 -march=native -ffp-contract=fast -pthread benches/peers/peak.c -o "$out/peak"
+
 [ -e "$out/models/done" ] || "$venv/bin/python" benches/peers/make_models.py "$out/models"
 
 data=../shared/data/santa
 [ -d "$data" ] || data=examples/santa/pictures
-exec "$venv/bin/python" benches/peers/compare.py --ours "$ours" --models "$out/models" --data "$data" --out target "$@"
+exec "$venv/bin/python" benches/peers/compare.py --ours "$ours" --peak "$out/peak" --models "$out/models" --data "$data" --out target "$@"
