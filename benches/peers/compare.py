@@ -176,7 +176,7 @@ class Run:
             worker = self.start(name)
             try:
                 worker.ask("prepare", "step_all")
-                worker.ask("run", "step_all", 5)
+                worker.ask("run", "step_all", WORKS["step_all"][1])
                 peaks[name] = [float(worker.ask("memory"))]
             except Failed as failure:
                 self.without(name, failure)

@@ -41,6 +41,7 @@ impl Filters<'_> {
     /// Inside `vectorize`.
     #[inline(always)]
     pub(super) unsafe fn gather<S: Simd>(&self, panel: usize, block: usize, taps: &mut Taps) {
+        assert_eq!(self.weights.len(), self.out_channels * self.in_channels * 9);
         let (outputs, inputs) = self.sizes();
         let width = S::PANEL_VECTORS * LANES;
         let first_input = block * LANES;

@@ -1,9 +1,15 @@
 //! The CPU 3×3 convolution and pooling, forward and backward.
 //!
 //! Feature maps lie in blocks of sixteen channels, (N, C/16, H, W, 16). A convolution goes through Winograd's
-//! F(4×4, 3×3) or F(2×2, 3×3), or directly where that is cheaper; all end in one register-blocked product. The
-//! instructions (AVX-512, AVX2 with FMA, NEON, or plain Rust) are chosen when first needed; no compiler flags
-//! are. Threads are those of rayon's current pool, and results do not depend on how many there are.
+//! F(6×6, 3×3), F(4×4, 3×3) or F(2×2, 3×3), or directly, whichever a model of the time takes for the cheapest; all end in
+//! one register-blocked product. The instructions (AVX-512, AVX2 with FMA, NEON, or plain Rust) are chosen when first
+//! needed; no compiler flags are. Threads are those of rayon's current pool, and results do not depend on how many
+//! there are.
+//!
+//! From what is called to what it is made of: [`stack`] runs frozen layers and [`training`] open ones; [`conv`] chooses
+//! a method, [`winograd`] or [`direct`]; [`tiling`] cuts maps into tiles, [`transform`] takes them to points and back by
+//! [`tile`]'s arithmetic, [`filters`] does so with weights, and [`gemm`] multiplies; [`gradient`] does all that for the
+//! gradients of weights.
 //!
 //! The environment variable `HEADSTART_KERNELS` chooses otherwise, read once: `portable`, `avx2`, `avx512` or
 //! `neon` (passed over where the processor has it not), or `candle` for candle's own operations.

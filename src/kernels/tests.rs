@@ -192,6 +192,30 @@ fn wide_layers_take_both_schedules() {
     }
 }
 
+#[test]
+fn more_threads_than_panels_change_no_bit() {
+    let maps = Maps {
+        pictures: 2,
+        channels: 272,
+        height: 16,
+        width: 17,
+    };
+    let x = noise(maps.planar_len(), 5);
+    let (weights, bias) = (noise(160 * 272 * 9, 6), noise(160, 7));
+    for method in METHODS {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let isa = Isa::available()[0];
+            let found = pool
+                .build()
+                .unwrap()
+                .install(|| convolve(isa, method, &x, maps, &weights, &bias, false));
+            found.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        assert!(run(1) == run(23), "{method:?}");
+    }
+}
+
 /// VGG19's sixteen layers at a quarter of their width, with He's weights.
 fn sixteen_layers() -> Vec<Convolution> {
     let mut layers = Vec::new();

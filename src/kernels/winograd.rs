@@ -1,5 +1,7 @@
 //! The 3×3 convolution through Winograd tiles: transform, products at every point, transform back.
 
+use std::ops::Range;
+
 use super::filters::{self, Filters, Taps};
 use super::gemm::Product;
 use super::layout::Maps;
@@ -128,11 +130,16 @@ enum Weights<'a> {
     Filters(&'a Filters<'a>),
 }
 
-/// Transformed tiles `first..end` of a tiling: (point, channel block, tile, 16), with room for `room` tiles.
+/// One of several even parts of a range.
+fn part(range: Range<usize>, index: usize, parts: usize) -> Range<usize> {
+    let bound = |index: usize| range.start + index * range.len() / parts;
+    bound(index)..bound(index + 1)
+}
+
+/// Transformed tiles of a tiling, from `first` on: (point, channel block, tile, 16), with room for `room` tiles.
 #[derive(Clone, Copy)]
 struct Chunk {
     first: usize,
-    end: usize,
     room: usize,
     v: *mut f32,
     /// Floats from point to point.
@@ -176,10 +183,10 @@ impl Layer<'_> {
         for_each(chunks, 1, |index| {
             with_own(v_len + m_len, |own| {
                 let (v, m) = own.split_at_mut(v_len);
+                // Even chunks: the last one is not the smallest.
+                let range = part(0..tiles, index, chunks);
                 let chunk = Chunk {
-                    // Even chunks: the last one is not the smallest.
-                    first: index * tiles / chunks,
-                    end: (index + 1) * tiles / chunks,
+                    first: range.start,
                     room,
                     v: v.as_mut_ptr(),
                     v_point,
@@ -191,16 +198,11 @@ impl Layer<'_> {
                     S::vectorize(
                         #[inline(always)]
                         || {
-                            self.inputs::<S, P>(chunk, chunk.first..chunk.end);
+                            self.inputs::<S, P>(chunk, range.clone());
                             for panel in 0..self.panels {
-                                self.ready_products::<S, P>(
-                                    chunk,
-                                    &segments,
-                                    panel,
-                                    u,
-                                    (m, m_point),
-                                );
-                                self.outputs::<S, P>(chunk, panel, (m, m_point));
+                                let (range, m) = (&range, (m, m_point));
+                                self.ready_products::<S, P>(chunk, range, &segments, panel, u, m);
+                                self.outputs::<S, P>(chunk, range, panel, m);
                             }
                         },
                     );
@@ -222,44 +224,47 @@ impl Layer<'_> {
         let mut v = Scratch::new(points * v_point);
         let v = Shared::new(&mut v);
         for index in 0..chunks {
-            let (first, end) = (index * tiles / chunks, (index + 1) * tiles / chunks);
+            let range = part(0..tiles, index, chunks);
             // SAFETY, for both loops: the kernels were chosen for this processor; sizes of x and y were checked and v
-            // is made for a chunk. An item writes what no other item does: its tiles' points, its panel's pixels.
+            // is made for a chunk. An item writes what no other item does: its tiles' points, its panel's pixels of its
+            // tiles.
             let chunk = || Chunk {
-                first,
-                end,
+                first: range.start,
                 room,
                 v: unsafe { v.at(0) },
                 v_point,
             };
-            for_each((end - first).div_ceil(TILES), 1, |item| unsafe {
-                let first = first + item * TILES;
+            for_each(range.len().div_ceil(TILES), 1, |item| unsafe {
+                let first = range.start + item * TILES;
                 S::vectorize(
                     #[inline(always)]
-                    || self.inputs::<S, P>(chunk(), first..end.min(first + TILES)),
+                    || self.inputs::<S, P>(chunk(), first..range.end.min(first + TILES)),
                 );
             });
-            for_each(self.panels, 1, |panel| {
+            // Threads beyond the number of panels share their tiles.
+            let parts = rayon::current_num_threads().div_ceil(self.panels);
+            let parts = parts.min(range.len().div_ceil(S::ROWS));
+            for_each(self.panels * parts, 1, |item| {
+                let (panel, range) = (item / parts, part(range.clone(), item % parts, parts));
                 with_own(points * m_point, |m| unsafe {
-                    let m = (m.as_mut_ptr(), m_point);
+                    let (range, m) = (&range, (m.as_mut_ptr(), m_point));
                     S::vectorize(
                         #[inline(always)]
                         || {
+                            let chunk = chunk();
                             match weights {
                                 Weights::Points(u) => {
-                                    self.ready_products::<S, P>(chunk(), &segments, panel, u, m);
+                                    self.ready_products::<S, P>(
+                                        chunk, range, &segments, panel, u, m,
+                                    );
                                 }
                                 Weights::Filters(filters) => {
                                     self.new_products::<S, P>(
-                                        chunk(),
-                                        &segments,
-                                        panel,
-                                        filters,
-                                        m,
+                                        chunk, range, &segments, panel, filters, m,
                                     );
                                 }
                             }
-                            self.outputs::<S, P>(chunk(), panel, m);
+                            self.outputs::<S, P>(chunk, range, panel, m);
                         },
                     );
                 });
@@ -272,7 +277,7 @@ impl Layer<'_> {
     /// # Safety
     /// Inside `vectorize`; the tiles are the chunk's, which has room for them.
     #[inline(always)]
-    unsafe fn inputs<S: Simd, P: Points>(&self, chunk: Chunk, tiles: std::ops::Range<usize>) {
+    unsafe fn inputs<S: Simd, P: Points>(&self, chunk: Chunk, tiles: Range<usize>) {
         for index in tiles {
             let tile = self.from.tile(index);
             for block in 0..self.in_blocks {
@@ -286,7 +291,7 @@ impl Layer<'_> {
         }
     }
 
-    /// A panel's products with transformed weights.
+    /// A panel's products of some of a chunk's tiles with transformed weights.
     ///
     /// # Safety
     /// As for [`products`](Self::products).
@@ -294,6 +299,7 @@ impl Layer<'_> {
     unsafe fn ready_products<S: Simd, P: Points>(
         &self,
         chunk: Chunk,
+        range: &Range<usize>,
         segments: &[usize],
         panel: usize,
         points: &[f32],
@@ -305,11 +311,11 @@ impl Layer<'_> {
         unsafe {
             let u = points.as_ptr().add(panel * size * size * u_point);
             let u = |row, column| u.add((row * size + column) * u_point);
-            self.products::<S>(chunk, segments, u, m, false);
+            self.products::<S>(chunk, range, segments, u, m, false);
         }
     }
 
-    /// A panel's products with weights that are transformed here, some channel blocks at a time.
+    /// A panel's products of some of a chunk's tiles with weights that are transformed here, some channel blocks at a time.
     ///
     /// # Safety
     /// As for [`products`](Self::products).
@@ -317,6 +323,7 @@ impl Layer<'_> {
     unsafe fn new_products<S: Simd, P: Points>(
         &self,
         chunk: Chunk,
+        range: &Range<usize>,
         segments: &[usize],
         panel: usize,
         filters: &Filters<'_>,
@@ -342,19 +349,20 @@ impl Layer<'_> {
                     }
                 }
                 let u = |row, column| u.add((row * across + column) * u_point).cast_const();
-                self.products::<S>(chunk, &segments[first..end], u, m, first > 0);
+                self.products::<S>(chunk, range, &segments[first..end], u, m, first > 0);
             }
         }
     }
 
-    /// A panel's products at every point, of the channel blocks that `segments` are of.
+    /// A panel's products of some of a chunk's tiles at every point, of the channel blocks that `segments` are of.
     ///
     /// # Safety
-    /// Inside `vectorize`; `u` gives a point's weights for these blocks, and `m` has room for the chunk.
+    /// Inside `vectorize`; the tiles are the chunk's, `u` gives a point's weights for these blocks, and `m` has room for the chunk.
     #[inline(always)]
     unsafe fn products<S: Simd>(
         &self,
         chunk: Chunk,
+        range: &Range<usize>,
         segments: &[usize],
         u: impl Fn(usize, usize) -> *const f32,
         (m, m_point): (*mut f32, usize),
@@ -364,7 +372,7 @@ impl Layer<'_> {
         for row in 0..down {
             for column in 0..across {
                 let tiles = self.from.with_point(row, column);
-                let (first, end) = (tiles.start.max(chunk.first), tiles.end.min(chunk.end));
+                let (first, end) = (tiles.start.max(range.start), tiles.end.min(range.end));
                 if first >= end {
                     continue;
                 }
@@ -375,7 +383,7 @@ impl Layer<'_> {
                     accumulate,
                 };
                 let (point, skipped) = (row * across + column, first - chunk.first);
-                // SAFETY: the caller's; these rows are the chunk's.
+                // SAFETY: the caller's; these rows are the tiles'.
                 unsafe {
                     product.run::<S>(
                         chunk.v.add(point * chunk.v_point + skipped * LANES),
@@ -390,11 +398,12 @@ impl Layer<'_> {
     /// Transforms a panel's products back.
     ///
     /// # Safety
-    /// Inside `vectorize`; `m` holds the chunk's products, and nobody else writes its tiles' and the panel's pixels.
+    /// Inside `vectorize`; `m` holds the tiles' products, and nobody else writes their pixels in the panel.
     #[inline(always)]
     unsafe fn outputs<S: Simd, P: Points>(
         &self,
         chunk: Chunk,
+        range: &Range<usize>,
         panel: usize,
         (m, m_point): (*mut f32, usize),
     ) {
@@ -403,7 +412,7 @@ impl Layer<'_> {
             if block == self.to.maps.blocks() {
                 break;
             }
-            for index in chunk.first..chunk.end {
+            for index in range.clone() {
                 let tile = self.to.tile(index);
                 // SAFETY: the caller's.
                 unsafe {
