@@ -6,9 +6,9 @@
 //! needed; no compiler flags are. Threads are those of rayon's current pool, and results do not depend on how many
 //! there are.
 //!
-//! From what is called to what it is made of: [`stack`] runs frozen layers and [`training`] open ones; [`conv`] chooses
-//! a method, [`winograd`] or [`direct`]; [`tiling`] cuts maps into tiles, [`transform`] takes them to points and back by
-//! [`tile`]'s arithmetic, [`filters`] does so with weights, and [`gemm`] multiplies; [`gradient`] does all that for the
+//! From what is called to what it is made of: `stack` runs frozen layers and `training` open ones; `conv` chooses
+//! a method, `winograd` or `direct`; `tiling` cuts maps into tiles, `transform` takes them to points and back by
+//! `tile`'s arithmetic, `filters` does so with weights, and `gemm` multiplies; `gradient` does all that for the
 //! gradients of weights.
 //!
 //! The environment variable `HEADSTART_KERNELS` chooses otherwise, read once: `portable`, `avx2`, `avx512` or
