@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::epilogue::Epilogue;
 use super::filters::{self, Filters};
 use super::layout::Maps;
 use super::scratch::Scratch;
@@ -12,7 +13,7 @@ use super::simd::{Avx2, Avx512};
 use super::simd::{LANES, Portable};
 use super::tile::{F2, F4, F6};
 use super::tiling::Tiling;
-use super::winograd::{self, Epilogue};
+use super::winograd;
 use super::{direct, gradient, pool};
 use direct::Input;
 
@@ -245,11 +246,4 @@ impl Method {
             }
         });
     }
-}
-
-/// A bias as epilogues want it: padded with zeros to whole panels.
-pub(super) fn pad_bias(bias: &[f32]) -> Vec<f32> {
-    let mut padded = bias.to_vec();
-    padded.resize(bias.len().next_multiple_of(2 * LANES), 0.0);
-    padded
 }

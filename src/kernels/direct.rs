@@ -3,13 +3,13 @@
 //! For the first layer, whose three channels fill no vector, and for maps so small that reading the weights is
 //! all the work: a Winograd tile has four times as many of them.
 
-use super::filters::{Filters, Taps};
+use super::epilogue::Epilogue;
+use super::filters::Filters;
 use super::gemm::Product;
 use super::layout::Maps;
 use super::parallel::{Shared, for_each};
 use super::scratch::{Scratch, with_own};
 use super::simd::{LANES, Simd};
-use super::winograd::Epilogue;
 
 /// Pixels that an item takes, about: a few register blocks, so that weights read are used again.
 const ITEM_PIXELS: usize = 112;
@@ -43,27 +43,22 @@ pub(super) fn prepare<S: Simd>(filters: &Filters<'_>, input: Input) -> Scratch {
     let (panels, padded) = (outputs.div_ceil(panel), input.channels(inputs));
     let mut w = Scratch::new(panels * 9 * padded * panel);
     let shared = Shared::new(&mut w);
-    let blocks = inputs.div_ceil(LANES);
-    for_each(panels * blocks, 1, |item| {
-        let (index, block) = (item / blocks, item % blocks);
-        let mut taps = Taps::ZERO;
-        // SAFETY: the kernels were chosen for this processor; an item writes its own panel's and channels' rows, and w
-        // has them.
-        unsafe {
-            S::vectorize(
-                #[inline(always)]
-                || filters.gather::<S>(index, block, &mut taps),
-            );
+    filters.for_each::<S>(
+        #[inline(always)]
+        |index, block, taps| {
             for channel in block * LANES..padded.min((block + 1) * LANES) {
                 let taps = taps.of::<S>(channel % LANES).chunks_exact(panel);
                 for (tap, values) in taps.enumerate() {
                     let row = (index * 9 + tap) * padded + channel;
-                    let to = shared.at(row * panel);
-                    values.as_ptr().copy_to_nonoverlapping(to, panel);
+                    // SAFETY: an item writes its own panel's and channels' rows, and w has them.
+                    unsafe {
+                        let to = shared.at(row * panel);
+                        values.as_ptr().copy_to_nonoverlapping(to, panel);
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     w
 }
 
@@ -91,12 +86,7 @@ pub(super) fn convolve<S: Simd>(
     assert_eq!(x.len(), maps.pictures * planes * height * row);
     assert_eq!(w.len(), panels * 9 * planes * lanes * panel);
     assert_eq!(y.len(), output.len());
-    assert!(
-        epilogue
-            .bias
-            .is_none_or(|bias| bias.len() >= panels * panel)
-    );
-    assert!(epilogue.gate.is_none_or(|gate| gate.len() == y.len()));
+    epilogue.check(out_channels, y.len());
     if y.is_empty() {
         return;
     }
@@ -150,24 +140,13 @@ pub(super) fn convolve<S: Simd>(
                             if block == output.blocks() {
                                 break;
                             }
-                            let bias = match epilogue.bias {
-                                Some(bias) => S::load(bias.as_ptr().add(block * LANES)),
-                                None => S::splat(0.0),
-                            };
+                            let bias = epilogue.bias::<S>(block);
                             let to = (picture * output.blocks() + block) * output.plane();
                             let to = to + top * width * LANES;
                             for pixel in 0..pixels {
                                 let sum = S::load(c.add(pixel * panel + vector * LANES));
-                                let mut value = S::add(sum, bias);
-                                if epilogue.relu {
-                                    value = S::relu(value);
-                                }
                                 let offset = to + pixel * LANES;
-                                if let Some(gate) = epilogue.gate {
-                                    let gate = S::load(gate.as_ptr().add(offset));
-                                    value = S::gate(gate, value);
-                                }
-                                S::store(y.at(offset), value);
+                                S::store(y.at(offset), epilogue.finish::<S>(sum, bias, offset));
                             }
                         }
                     },

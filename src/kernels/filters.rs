@@ -104,6 +104,27 @@ impl Filters<'_> {
             }
         }
     }
+
+    /// Runs `work` on all threads, inside [`Simd::vectorize`], for the weights from each block of sixteen inputs to each
+    /// panel of outputs.
+    pub(super) fn for_each<S: Simd>(&self, work: impl Fn(usize, usize, &Taps) + Send + Sync) {
+        let (panels, inputs) = self.padded::<S>();
+        let blocks = inputs / LANES;
+        for_each(panels * blocks, 1, |item| {
+            let (panel, block) = (item / blocks, item % blocks);
+            let mut taps = Taps::ZERO;
+            // SAFETY: the kernels were chosen for this processor.
+            unsafe {
+                S::vectorize(
+                    #[inline(always)]
+                    || {
+                        self.gather::<S>(panel, block, &mut taps);
+                        work(panel, block, &taps);
+                    },
+                );
+            }
+        });
+    }
 }
 
 /// The weights from sixteen inputs to a panel of outputs.
@@ -128,31 +149,25 @@ pub(super) fn points_len<S: Simd, P: Points>(filters: &Filters<'_>) -> usize {
 
 /// Weights transformed for a family's largest tile, (panel, point, input, output within the panel), padded with zeros.
 pub(super) fn points<S: Simd, P: Points>(filters: &Filters<'_>) -> Scratch {
-    let (panels, inputs) = filters.padded::<S>();
+    let (_, inputs) = filters.padded::<S>();
     let panel = S::PANEL_VECTORS * LANES;
     let size = P::LARGEST + 2;
     let mut points = Scratch::new(points_len::<S, P>(filters));
     let u = Shared::new(&mut points);
-    let blocks = inputs / LANES;
-    for_each(panels * blocks, 1, |item| {
-        let (index, block) = (item / blocks, item % blocks);
-        let mut taps = Taps::ZERO;
-        // SAFETY: the kernels were chosen for this processor; an item writes its panel's and inputs' vectors alone, and
-        // u has them.
-        unsafe {
-            S::vectorize(
-                #[inline(always)]
-                || {
-                    filters.gather::<S>(index, block, &mut taps);
-                    for input in 0..LANES {
-                        let row = index * size * size * inputs + block * LANES + input;
-                        let u = (u.at(row * panel), inputs * panel);
-                        input_points::<S, P>(taps.of::<S>(input), u, (size, size));
-                    }
-                },
-            );
-        }
-    });
+    filters.for_each::<S>(
+        #[inline(always)]
+        |index, block, taps| {
+            for input in 0..LANES {
+                let row = index * size * size * inputs + block * LANES + input;
+                // SAFETY: this is inside `vectorize`; an item writes its panel's and inputs' vectors alone, and u has
+                // them.
+                unsafe {
+                    let u = (u.at(row * panel), inputs * panel);
+                    input_points::<S, P>(taps.of::<S>(input), u, (size, size));
+                }
+            }
+        },
+    );
     points
 }
 

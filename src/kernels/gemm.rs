@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::parallel::part;
 use super::simd::{LANES, Simd};
 
 /// C (+)= A · B for `rows` rows and one panel of columns.
@@ -31,7 +32,7 @@ struct Share {
 impl Share {
     #[inline(always)]
     fn of(self, items: usize) -> Range<usize> {
-        self.block * items / self.blocks..(self.block + 1) * items / self.blocks
+        part(&(0..items), self.block, self.blocks)
     }
 }
 

@@ -7,15 +7,15 @@
 
 use std::ops::Range;
 
+use super::chunk::{Chunk, PAD, for_each_group, groups};
 use super::gemm::Product;
 use super::layout::Maps;
-use super::parallel::{Shared, for_each};
+use super::parallel::{Shared, for_each, part};
 use super::scratch::{Scratch, with_own};
 use super::simd::{LANES, Simd};
 use super::tile::Points;
 use super::tiling::Tiling;
 use super::transform::{input_tile, weights_back};
-use super::winograd::PAD;
 
 /// Bytes of transformed input and gradient that a chunk of tiles may take: few where the sums are small and quickly
 /// passed over again, so that both stay in the last cache; else as many as it may hold. Chunks depend on the layer's
@@ -30,9 +30,6 @@ const ITEMS: usize = 16;
 /// values at one.
 const BLOCKS: usize = 4;
 const PANELS: usize = 2;
-
-/// Tiles that a thread transforms in one go.
-const TILES: usize = 8;
 
 /// Writes the gradients of the weights (out, in, 3, 3) and the bias (out), from blocked input `x` and the gradient `dy`
 /// of the convolution's sums.
@@ -60,19 +57,20 @@ pub(super) fn parameters<S: Simd, P: Points>(
     let points = down * across;
     let per_tile = 4 * points * (blocks * LANES + panels * panel);
     // An item is a rectangle of blocks and panels, at some of the points if there are few rectangles.
-    let (groups, strips) = (blocks.div_ceil(BLOCKS), panels.div_ceil(PANELS));
-    let parts = ITEMS.div_ceil(groups * strips).min(points);
+    let strips = panels.div_ceil(PANELS);
+    let rectangles = blocks.div_ceil(BLOCKS) * strips;
+    let parts = ITEMS.div_ceil(rectangles).min(points);
     let most = if parts > 1 { FEW_BYTES } else { MANY_BYTES };
     let chunks = tiles.div_ceil((most / per_tile).max(LANES));
     let room = tiles.div_ceil(chunks);
-    let (v_point, m_point) = (blocks * room * LANES + PAD, panels * room * panel + PAD);
+    let (v_point, m_point) = (Chunk::point_len(input, room), panels * room * panel + PAD);
     let mut v = Scratch::new(points * v_point);
     let mut m = Scratch::new(points * m_point);
     let sums_point = BLOCKS * PANELS * LANES * panel;
     let sums_len = points * sums_point;
     // Sums over all tiles at all points are finished while they are in cache. Others wait.
     let wait = chunks > 1 || parts > 1;
-    let mut sums = Scratch::new(if wait { groups * strips * sums_len } else { 0 });
+    let mut sums = Scratch::new(if wait { rectangles * sums_len } else { 0 });
     let (v, m, sums) = (
         Shared::new(&mut v),
         Shared::new(&mut m),
@@ -86,33 +84,30 @@ pub(super) fn parameters<S: Simd, P: Points>(
         sums_point,
     };
     for index in 0..chunks {
-        let (first, end) = (index * tiles / chunks, (index + 1) * tiles / chunks);
+        let range = part(&(0..tiles), index, chunks);
+        let (first, end) = (range.start, range.end);
+        let chunk = Chunk {
+            first,
+            room,
+            values: v,
+            point: v_point,
+        };
         // SAFETY, for the three loops: the kernels were chosen for this processor; the sizes of x, dy and dw were
         // checked, and v and m are made for a chunk. In each loop an item writes what no other does: its tiles' points,
         // its pixels' sums, or its rectangle's sums, at its points, and weights.
-        let items = (end - first).div_ceil(TILES);
-        let of_item = |item: usize| first + item * TILES..end.min(first + (item + 1) * TILES);
-        for_each(items, 1, |item| unsafe {
+        for_each_group(range.clone(), |_, tiles| unsafe {
             S::vectorize(
                 #[inline(always)]
-                || {
-                    for index in of_item(item) {
-                        let tile = from.tile(index);
-                        for block in 0..blocks {
-                            let v = v.at((block * room + index - first) * LANES);
-                            input_tile::<S, P, false>(x.as_ptr(), &from, tile, block, v, v_point);
-                        }
-                    }
-                },
+                || chunk.fill::<S, P>(x.as_ptr(), &from, tiles),
             );
         });
-        let mut biases = vec![0.0; items * output.blocks() * LANES];
+        let mut biases = vec![0.0; groups(&range) * output.blocks() * LANES];
         let shared = Shared::new(&mut biases);
-        for_each(items, 1, |item| unsafe {
+        for_each_group(range.clone(), |group, tiles| unsafe {
             S::vectorize(
                 #[inline(always)]
                 || {
-                    for index in of_item(item) {
+                    for index in tiles {
                         let tile = to.tile(index);
                         for block in 0..output.blocks() {
                             let (index, lanes) = (index - first, block * LANES % panel);
@@ -120,7 +115,7 @@ pub(super) fn parameters<S: Simd, P: Points>(
                             let m = m.at((strip + index) * panel + lanes);
                             let dy = dy.as_ptr();
                             let sum = input_tile::<S, P, true>(dy, &to, tile, block, m, m_point);
-                            let bias = shared.at((item * output.blocks() + block) * LANES);
+                            let bias = shared.at((group * output.blocks() + block) * LANES);
                             S::store(bias, S::add(S::load(bias), sum));
                         }
                     }
@@ -132,28 +127,29 @@ pub(super) fn parameters<S: Simd, P: Points>(
                 *sum += bias;
             }
         }
-        for_each(groups * strips * parts, 1, |item| {
-            let (rectangle, part) = (item / parts, item % parts);
-            let rows = range(rectangle / strips, BLOCKS, blocks);
-            let columns = range(rectangle % strips, PANELS, panels);
+        for_each(rectangles * parts, 1, |item| {
+            let rectangle = item / parts;
+            let some_points = part(&(0..points), item % parts, parts);
+            let rows = run_of(rectangle / strips, BLOCKS, blocks);
+            let columns = run_of(rectangle % strips, PANELS, panels);
             let run = |sums: *mut f32| unsafe {
                 S::vectorize(
                     #[inline(always)]
                     || {
-                        for point in part * points / parts..(part + 1) * points / parts {
+                        for point in some_points.clone() {
                             let with = from.with_point(point / across, point % across);
-                            let (start, stop) = (with.start.max(first), with.end.min(end));
-                            let skipped = start.min(stop).saturating_sub(first);
+                            let start = with.start.clamp(first, end);
+                            let stop = with.end.clamp(start, end);
                             for row in rows.clone() {
                                 let product = Product::<1, LANES> {
                                     rows: LANES.min(input.channels - row * LANES),
                                     segments: &[0],
-                                    terms: stop.saturating_sub(start),
+                                    terms: stop - start,
                                     accumulate: index > 0,
                                 };
                                 for column in columns.clone() {
-                                    let a = (row * room + skipped) * LANES;
-                                    let b = (column * room + skipped) * panel;
+                                    let a = chunk.place(row, start);
+                                    let b = (column * room + start - first) * panel;
                                     let c = point * sums_point + gradient.place::<S>(row, column);
                                     product.run::<S>(
                                         v.at(point * v_point + a),
@@ -199,7 +195,7 @@ pub(super) fn parameters<S: Simd, P: Points>(
 }
 
 /// The `index`-th run of so many, of all there are.
-fn range(index: usize, length: usize, all: usize) -> Range<usize> {
+fn run_of(index: usize, length: usize, all: usize) -> Range<usize> {
     index * length..all.min((index + 1) * length)
 }
 

@@ -7,9 +7,9 @@
 //! there are.
 //!
 //! From what is called to what it is made of: `stack` runs frozen layers and `training` open ones; `conv` chooses
-//! a method, `winograd` or `direct`; `tiling` cuts maps into tiles, `transform` takes them to points and back by
-//! `tile`'s arithmetic, `filters` does so with weights, and `gemm` multiplies; `gradient` does all that for the
-//! gradients of weights.
+//! a method, `winograd` or `direct`, and `epilogue` says what becomes of the sums; `tiling` cuts maps into tiles,
+//! `transform` takes them to points and back by `tile`'s arithmetic, a `chunk` of them at a time, `filters` does so with
+//! weights, and `gemm` multiplies; `gradient` does all that for the gradients of weights.
 //!
 //! The environment variable `HEADSTART_KERNELS` chooses otherwise, read once: `portable`, `avx2`, `avx512` or
 //! `neon` (passed over where the processor has it not), or `candle` for candle's own operations.
@@ -17,8 +17,10 @@
 // Small fixed arrays of registers are walked by index on purpose: two arrays, transposed, at a time.
 #![allow(clippy::needless_range_loop)]
 
+mod chunk;
 mod conv;
 mod direct;
+mod epilogue;
 mod filters;
 mod gemm;
 mod gradient;

@@ -1,5 +1,7 @@
 //! Work items over rayon's current pool, each writing to its own part of a shared buffer.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 /// A pointer that may cross threads: whoever dereferences it answers for who writes where.
@@ -39,4 +41,11 @@ pub(super) fn for_each(items: usize, together: usize, work: impl Fn(usize) + Sen
             .with_min_len(together)
             .for_each(work);
     }
+}
+
+/// One of several even parts of a range.
+#[inline(always)]
+pub(super) fn part(range: &Range<usize>, index: usize, parts: usize) -> Range<usize> {
+    let bound = |index: usize| range.start + index * range.len() / parts;
+    bound(index)..bound(index + 1)
 }

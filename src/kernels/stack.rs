@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::conv::{Isa, Method, pad_bias};
+use super::conv::{Isa, Method};
+use super::epilogue::{Epilogue, pad_bias};
 use super::filters::Filters;
 use super::layout::Maps;
 use super::scratch::Scratch;
-use super::winograd::Epilogue;
 
 /// One 3×3 convolution with bias and ReLU, and a 2×2 max-pool if one follows.
 #[derive(Clone, Copy, Debug)]

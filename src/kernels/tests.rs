@@ -9,11 +9,11 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::conv::{Isa, Method, pad_bias};
+use super::conv::{Isa, Method};
+use super::epilogue::{Epilogue, pad_bias};
 use super::filters::Filters;
 use super::layout::Maps;
 use super::stack::{self, Layer, Prepared};
-use super::winograd::Epilogue;
 use network::Convolution;
 use reference::*;
 

@@ -62,9 +62,9 @@ const fn square<P: Points>(pair: usize) -> f32 {
 }
 
 /// The numbers in the transforms of a tile with so many pairs of points.
-struct Tile<P, const PAIRS: usize>(PhantomData<P>);
+struct Constants<P, const PAIRS: usize>(PhantomData<P>);
 
-impl<P: Points, const PAIRS: usize> Tile<P, PAIRS> {
+impl<P: Points, const PAIRS: usize> Constants<P, PAIRS> {
     /// Π (x² − q²) over the pairs but one, or (the last) over all: the coefficients of 1, x², x⁴ and x⁶.
     const POLYNOMIALS: [[f32; 4]; 4] = {
         let mut polynomials = [[1.0, 0.0, 0.0, 0.0]; 4];
@@ -126,7 +126,7 @@ impl<P: Points, const PAIRS: usize> Tile<P, PAIRS> {
     };
 }
 
-/// Σ c d over the coefficients of one of the [`POLYNOMIALS`](Tile::POLYNOMIALS), the last of which is 1, and every other
+/// Σ c d over the coefficients of one of the [`POLYNOMIALS`](Constants::POLYNOMIALS), the last of which is 1, and every other
 /// value from `first` on.
 ///
 /// # Safety
@@ -152,12 +152,12 @@ unsafe fn polynomial<S: Simd>(
 #[inline(always)]
 pub(super) unsafe fn input<S: Simd, P: Points, const PAIRS: usize>(d: Side<S>) -> Side<S> {
     unsafe {
-        let all = Tile::<P, PAIRS>::POLYNOMIALS[PAIRS];
+        let all = Constants::<P, PAIRS>::POLYNOMIALS[PAIRS];
         let mut points = [S::splat(0.0); MAX_SIZE];
         points[0] = polynomial::<S>(all, PAIRS, &d, 0);
         points[1] = polynomial::<S>(all, PAIRS, &d, 1);
         for pair in 0..PAIRS {
-            let others = Tile::<P, PAIRS>::POLYNOMIALS[pair];
+            let others = Constants::<P, PAIRS>::POLYNOMIALS[pair];
             let even = polynomial::<S>(others, PAIRS - 1, &d, 2);
             let odd = polynomial::<S>(others, PAIRS - 1, &d, 1);
             let p = P::PAIRS[pair];
@@ -206,14 +206,14 @@ pub(super) unsafe fn weights_back<S: Simd, P: Points, const PAIRS: usize>(u: Sid
 pub(super) unsafe fn output<S: Simd, P: Points, const PAIRS: usize>(m: Side<S>) -> Side<S> {
     unsafe {
         let mut y = [S::splat(0.0); MAX_SIZE];
-        y[0] = S::mul(S::splat(Tile::<P, PAIRS>::ZERO), m[0]);
+        y[0] = S::mul(S::splat(Constants::<P, PAIRS>::ZERO), m[0]);
         y[2 * PAIRS - 1] = m[1];
         for pair in 0..PAIRS {
             let (plus, minus) = (m[2 + 2 * pair], m[3 + 2 * pair]);
             let parts = [S::add(plus, minus), S::sub(plus, minus)];
             for power in 0..2 * PAIRS {
                 let part = parts[power % 2];
-                let coefficient = S::splat(Tile::<P, PAIRS>::OUTPUTS[pair][power]);
+                let coefficient = S::splat(Constants::<P, PAIRS>::OUTPUTS[pair][power]);
                 let begun = pair > 0 || power == 0 || power == 2 * PAIRS - 1;
                 y[power] = if begun {
                     S::mul_add(coefficient, part, y[power])
@@ -231,12 +231,12 @@ pub(super) unsafe fn output<S: Simd, P: Points, const PAIRS: usize>(m: Side<S>) 
 pub(super) unsafe fn output_back<S: Simd, P: Points, const PAIRS: usize>(y: Side<S>) -> Side<S> {
     unsafe {
         let mut m = [S::splat(0.0); MAX_SIZE];
-        m[0] = S::mul(S::splat(Tile::<P, PAIRS>::ZERO), y[0]);
+        m[0] = S::mul(S::splat(Constants::<P, PAIRS>::ZERO), y[0]);
         m[1] = y[2 * PAIRS - 1];
         for pair in 0..PAIRS {
             let mut parts = [S::splat(0.0); 2];
             for power in 0..2 * PAIRS {
-                let coefficient = S::splat(Tile::<P, PAIRS>::OUTPUTS[pair][power]);
+                let coefficient = S::splat(Constants::<P, PAIRS>::OUTPUTS[pair][power]);
                 parts[power % 2] = if power < 2 {
                     S::mul(coefficient, y[power])
                 } else {

@@ -16,12 +16,12 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp3, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor,
 };
 
-use super::conv::{Isa, Method, pad_bias};
+use super::conv::{Isa, Method};
+use super::epilogue::{Epilogue, pad_bias};
 use super::filters::Filters;
 use super::layout::Maps;
 use super::scratch::Scratch;
 use super::values::values;
-use super::winograd::Epilogue;
 
 /// One 3×3 convolution with bias and ReLU, and a 2×2 max-pool if one follows. Tensors that track a graph take a
 /// gradient.
@@ -126,7 +126,12 @@ fn around(tensor: &Tensor, gradient: Tensor) -> Option<Tensor> {
 fn written_like(tensor: &Tensor, write: impl FnMut(&mut [f32])) -> Result<Tensor> {
     let spent = AROUND.with_borrow_mut(|around| {
         let spent = &mut around.as_mut()?.spent;
-        let like = |spent: &Tensor| spent.shape() == tensor.shape() && spent.is_contiguous();
+        let like = |spent: &Tensor| {
+            spent.shape() == tensor.shape()
+                && spent.dtype() == DType::F32
+                && spent.device().is_cpu()
+                && spent.is_contiguous()
+        };
         spent.iter().position(like).map(|at| spent.swap_remove(at))
     });
     let new = match spent {

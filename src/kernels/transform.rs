@@ -3,10 +3,10 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::epilogue::Epilogue;
 use super::simd::{LANES, Simd};
 use super::tile::{self, MAX_SIZE, Points};
 use super::tiling::{Tile, Tiling};
-use super::winograd::Epilogue;
 
 /// Floats of a line of [`Values`].
 const LINE: usize = MAX_SIZE * LANES;
@@ -177,7 +177,7 @@ pub(super) unsafe fn input_tile<S: Simd, P: Points, const GRADIENT: bool>(
 ///
 /// # Safety
 /// Inside `vectorize`; `m` is valid for sixteen floats at each point, `y` holds the output maps (pooled if the
-/// epilogue pools), and `tile` and `block` are within them.
+/// epilogue pools), which the epilogue was checked for, and `tile` and `block` are within them.
 #[inline(always)]
 pub(super) unsafe fn output_tile<S: Simd, P: Points>(
     m: *const f32,
@@ -208,10 +208,7 @@ pub(super) unsafe fn output_tile<S: Simd, P: Points>(
             (half, LANES, LINE),
             #[inline(always)] |d| tile::output::<S, P, PAIRS>(d),
         ));
-        let bias = match epilogue.bias {
-            Some(bias) => S::load(bias.as_ptr().add(block * LANES)),
-            None => S::splat(0.0),
-        };
+        let bias = epilogue.bias::<S>(block);
         let map = (tile.picture * maps.blocks() + block) * maps.plane();
         with_pairs!(P, tile.columns, PAIRS => {
             for line in 0..height {
@@ -224,8 +221,9 @@ pub(super) unsafe fn output_tile<S: Simd, P: Points>(
                         let below = S::max(lower[2 * column], lower[2 * column + 1]);
                         // The larger of sums is the larger with the bias, and ReLU keeps their order.
                         if column < width {
-                            let value = finish::<S>(S::max(above, below), bias, epilogue.relu);
-                            S::store(y.add(at + column * LANES), value);
+                            let offset = at + column * LANES;
+                            let value = epilogue.finish::<S>(S::max(above, below), bias, offset);
+                            S::store(y.add(offset), value);
                         }
                     }
                 } else {
@@ -233,10 +231,7 @@ pub(super) unsafe fn output_tile<S: Simd, P: Points>(
                     for column in 0..2 * PAIRS {
                         if column < width {
                             let offset = at + column * LANES;
-                            let mut value = finish::<S>(values[column], bias, epilogue.relu);
-                            if let Some(gate) = epilogue.gate {
-                                value = S::gate(S::load(gate.as_ptr().add(offset)), value);
-                            }
+                            let value = epilogue.finish::<S>(values[column], bias, offset);
                             S::store(y.add(offset), value);
                         }
                     }
@@ -259,17 +254,6 @@ unsafe fn outputs<S: Simd, P: Points, const PAIRS: usize>(row: *const f32) -> [S
             *value = S::load(row.add(column * LANES));
         }
         tile::output::<S, P, PAIRS>(values)
-    }
-}
-
-/// # Safety
-/// Inside `vectorize`.
-#[inline(always)]
-unsafe fn finish<S: Simd>(sum: S::V, bias: S::V, relu: bool) -> S::V {
-    // SAFETY: the caller's.
-    unsafe {
-        let sum = S::add(sum, bias);
-        if relu { S::relu(sum) } else { sum }
     }
 }
 

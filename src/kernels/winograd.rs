@@ -2,18 +2,17 @@
 
 use std::ops::Range;
 
+use super::chunk::{Chunk, PAD, for_each_group};
+use super::epilogue::Epilogue;
 use super::filters::{self, Filters, Taps};
 use super::gemm::Product;
 use super::layout::Maps;
-use super::parallel::{Shared, for_each};
+use super::parallel::{Shared, for_each, part};
 use super::scratch::{Scratch, with_own};
 use super::simd::{LANES, Simd};
 use super::tile::Points;
 use super::tiling::Tiling;
-use super::transform::{input_tile, output_tile};
-
-/// Padding of point planes: power-of-two strides would fall on few cache sets.
-pub(super) const PAD: usize = LANES;
+use super::transform::output_tile;
 
 /// Transformed weights up to this many bytes are read once per small chunk of tiles by each thread, larger ones once per
 /// large chunk by all threads together.
@@ -27,21 +26,6 @@ const SHARED_BYTES: usize = 12 << 20;
 
 /// Bytes of transformed weights that a thread makes at a time.
 const PANEL_BYTES: usize = 512 << 10;
-
-/// Tiles that a thread transforms in one go.
-const TILES: usize = 8;
-
-/// What happens to a convolution's sums on their way out.
-#[derive(Clone, Copy)]
-pub(super) struct Epilogue<'a> {
-    /// Added per output channel, a whole number of panels long; none for gradients.
-    pub(super) bias: Option<&'a [f32]>,
-    pub(super) relu: bool,
-    /// Keep the maximum of each 2×2 pixels alone.
-    pub(super) pool: bool,
-    /// For gradients: the output, of the written maps' shape, of the ReLU that is passed on the way back.
-    pub(super) gate: Option<&'a [f32]>,
-}
 
 /// A convolution's operands and sizes.
 struct Layer<'a> {
@@ -79,12 +63,7 @@ pub(super) fn convolve<S: Simd, P: Points>(
     };
     assert_eq!(input.channels, in_channels);
     assert_eq!((x.len(), y.len()), (input.len(), written.len()));
-    assert!(
-        epilogue
-            .bias
-            .is_none_or(|bias| bias.len() >= panels * panel)
-    );
-    assert!(epilogue.gate.is_none_or(|gate| gate.len() == y.len()));
+    epilogue.check(out_channels, y.len());
     if y.is_empty() {
         return;
     }
@@ -130,30 +109,10 @@ enum Weights<'a> {
     Filters(&'a Filters<'a>),
 }
 
-/// One of several even parts of a range.
-fn part(range: Range<usize>, index: usize, parts: usize) -> Range<usize> {
-    let bound = |index: usize| range.start + index * range.len() / parts;
-    bound(index)..bound(index + 1)
-}
-
-/// Transformed tiles of a tiling, from `first` on: (point, channel block, tile, 16), with room for `room` tiles.
-#[derive(Clone, Copy)]
-struct Chunk {
-    first: usize,
-    room: usize,
-    v: *mut f32,
-    /// Floats from point to point.
-    v_point: usize,
-}
-
 impl Layer<'_> {
     /// Points down and across.
     fn points(&self) -> (usize, usize) {
         self.from.points()
-    }
-
-    fn v_point(&self, room: usize) -> usize {
-        self.in_blocks * room * LANES + PAD
     }
 
     fn m_point(&self, room: usize) -> usize {
@@ -177,19 +136,19 @@ impl Layer<'_> {
             .div_ceil(most)
             .max(rayon::current_num_threads().min(tiles));
         let room = tiles.div_ceil(chunks);
-        let (v_point, m_point) = (self.v_point(room), self.m_point(room));
+        let (v_point, m_point) = (Chunk::point_len(self.from.maps, room), self.m_point(room));
         let (v_len, m_len) = (down * across * v_point, down * across * m_point);
         let segments = self.segments(room);
         for_each(chunks, 1, |index| {
             with_own(v_len + m_len, |own| {
                 let (v, m) = own.split_at_mut(v_len);
                 // Even chunks: the last one is not the smallest.
-                let range = part(0..tiles, index, chunks);
+                let range = part(&(0..tiles), index, chunks);
                 let chunk = Chunk {
                     first: range.start,
                     room,
-                    v: v.as_mut_ptr(),
-                    v_point,
+                    values: Shared::new(v),
+                    point: v_point,
                 };
                 let m = m.as_mut_ptr();
                 // SAFETY: the kernels were chosen for this processor. Chunks have at most `room` tiles, which v and m
@@ -198,7 +157,7 @@ impl Layer<'_> {
                     S::vectorize(
                         #[inline(always)]
                         || {
-                            self.inputs::<S, P>(chunk, range.clone());
+                            chunk.fill::<S, P>(self.x.as_ptr(), &self.from, range.clone());
                             for panel in 0..self.panels {
                                 let (range, m) = (&range, (m, m_point));
                                 self.ready_products::<S, P>(chunk, range, &segments, panel, u, m);
@@ -219,39 +178,37 @@ impl Layer<'_> {
         let per_tile = 4 * points * self.in_blocks * LANES;
         let chunks = tiles.div_ceil((SHARED_BYTES / per_tile).max(S::ROWS));
         let room = tiles.div_ceil(chunks);
-        let (v_point, m_point) = (self.v_point(room), self.m_point(room));
+        let (v_point, m_point) = (Chunk::point_len(self.from.maps, room), self.m_point(room));
         let segments = self.segments(room);
         let mut v = Scratch::new(points * v_point);
         let v = Shared::new(&mut v);
         for index in 0..chunks {
-            let range = part(0..tiles, index, chunks);
+            let range = part(&(0..tiles), index, chunks);
+            let chunk = Chunk {
+                first: range.start,
+                room,
+                values: v,
+                point: v_point,
+            };
             // SAFETY, for both loops: the kernels were chosen for this processor; sizes of x and y were checked and v
             // is made for a chunk. An item writes what no other item does: its tiles' points, its panel's pixels of its
             // tiles.
-            let chunk = || Chunk {
-                first: range.start,
-                room,
-                v: unsafe { v.at(0) },
-                v_point,
-            };
-            for_each(range.len().div_ceil(TILES), 1, |item| unsafe {
-                let first = range.start + item * TILES;
+            for_each_group(range.clone(), |_, tiles| unsafe {
                 S::vectorize(
                     #[inline(always)]
-                    || self.inputs::<S, P>(chunk(), first..range.end.min(first + TILES)),
+                    || chunk.fill::<S, P>(self.x.as_ptr(), &self.from, tiles),
                 );
             });
             // Threads beyond the number of panels share their tiles.
             let parts = rayon::current_num_threads().div_ceil(self.panels);
             let parts = parts.min(range.len().div_ceil(S::ROWS));
             for_each(self.panels * parts, 1, |item| {
-                let (panel, range) = (item / parts, part(range.clone(), item % parts, parts));
+                let (panel, range) = (item / parts, part(&range, item % parts, parts));
                 with_own(points * m_point, |m| unsafe {
                     let (range, m) = (&range, (m.as_mut_ptr(), m_point));
                     S::vectorize(
                         #[inline(always)]
                         || {
-                            let chunk = chunk();
                             match weights {
                                 Weights::Points(u) => {
                                     self.ready_products::<S, P>(
@@ -269,25 +226,6 @@ impl Layer<'_> {
                     );
                 });
             });
-        }
-    }
-
-    /// Transforms some of a chunk's tiles.
-    ///
-    /// # Safety
-    /// Inside `vectorize`; the tiles are the chunk's, which has room for them.
-    #[inline(always)]
-    unsafe fn inputs<S: Simd, P: Points>(&self, chunk: Chunk, tiles: Range<usize>) {
-        for index in tiles {
-            let tile = self.from.tile(index);
-            for block in 0..self.in_blocks {
-                let at = (block * chunk.room + index - chunk.first) * LANES;
-                // SAFETY: the caller's.
-                unsafe {
-                    let (x, v) = (self.x.as_ptr(), chunk.v.add(at));
-                    input_tile::<S, P, false>(x, &self.from, tile, block, v, chunk.v_point);
-                }
-            }
         }
     }
 
@@ -386,7 +324,7 @@ impl Layer<'_> {
                 // SAFETY: the caller's; these rows are the tiles'.
                 unsafe {
                     product.run::<S>(
-                        chunk.v.add(point * chunk.v_point + skipped * LANES),
+                        chunk.values.at(point * chunk.point + skipped * LANES),
                         u(row, column),
                         m.add(point * m_point + skipped * self.panel),
                     );

@@ -4,10 +4,10 @@ use candle_core::{Device, Tensor, Var};
 use proptest::prelude::*;
 
 use super::super::conv::{Isa, Method};
+use super::super::epilogue::Epilogue;
 use super::super::filters::Filters;
 use super::super::layout::Maps;
 use super::super::training::{Input, OpenLayer, backward, run_open};
-use super::super::winograd::Epilogue;
 use super::network::{Found, Network, sooner};
 use super::reference::*;
 use super::{METHODS, blocked, cases, maps, noise, planar, size};
