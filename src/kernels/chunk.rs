@@ -59,6 +59,27 @@ impl Chunk {
             }
         }
     }
+
+    /// [`fill`](Self::fill) on all threads.
+    ///
+    /// # Safety
+    /// As there, and the kernels were chosen for this processor.
+    pub(super) unsafe fn fill_together<S: Simd, P: Points>(
+        &self,
+        x: &[f32],
+        tiling: &Tiling,
+        tiles: Range<usize>,
+    ) {
+        for_each_group(tiles, |_, tiles| {
+            // SAFETY: the caller's; groups share no tile.
+            unsafe {
+                S::vectorize(
+                    #[inline(always)]
+                    || self.fill::<S, P>(x.as_ptr(), tiling, tiles),
+                );
+            }
+        });
+    }
 }
 
 /// Runs `work` on all threads for groups of tiles, with each group's number.

@@ -1,5 +1,5 @@
 //! The gradient of a convolution's weights and bias. (That of its input is the convolution with the transposed
-//! weights turned by 180°: see [`Filters`](super::winograd::Filters).)
+//! weights turned by 180°: see [`Filters`](super::filters::Filters).)
 //!
 //! A Winograd convolution is linear in the transformed weights u = G g Gᵀ, so their gradient is, at each of the
 //! (m+2)² points, the sum over tiles of v · (A dy Aᵀ)ᵀ with v the transformed input: a product whose inner
@@ -95,12 +95,7 @@ pub(super) fn parameters<S: Simd, P: Points>(
         // SAFETY, for the three loops: the kernels were chosen for this processor; the sizes of x, dy and dw were
         // checked, and v and m are made for a chunk. In each loop an item writes what no other does: its tiles' points,
         // its pixels' sums, or its rectangle's sums, at its points, and weights.
-        for_each_group(range.clone(), |_, tiles| unsafe {
-            S::vectorize(
-                #[inline(always)]
-                || chunk.fill::<S, P>(x.as_ptr(), &from, tiles),
-            );
-        });
+        unsafe { chunk.fill_together::<S, P>(x, &from, range.clone()) };
         let mut biases = vec![0.0; groups(&range) * output.blocks() * LANES];
         let shared = Shared::new(&mut biases);
         for_each_group(range.clone(), |group, tiles| unsafe {

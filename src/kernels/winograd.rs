@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::chunk::{Chunk, PAD, for_each_group};
+use super::chunk::{Chunk, PAD};
 use super::epilogue::Epilogue;
 use super::filters::{self, Filters, Taps};
 use super::gemm::Product;
@@ -193,12 +193,7 @@ impl Layer<'_> {
             // SAFETY, for both loops: the kernels were chosen for this processor; sizes of x and y were checked and v
             // is made for a chunk. An item writes what no other item does: its tiles' points, its panel's pixels of its
             // tiles.
-            for_each_group(range.clone(), |_, tiles| unsafe {
-                S::vectorize(
-                    #[inline(always)]
-                    || chunk.fill::<S, P>(self.x.as_ptr(), &self.from, tiles),
-                );
-            });
+            unsafe { chunk.fill_together::<S, P>(self.x, &self.from, range.clone()) };
             // Threads beyond the number of panels share their tiles.
             let parts = rayon::current_num_threads().div_ceil(self.panels);
             let parts = parts.min(range.len().div_ceil(S::ROWS));
