@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 const CHANNELS: usize = 6;
 
-/// Features (N, C, 1, 1) with labels, and the factor that brings the largest logit to the size wanted.
+/// Features (N, C, 1, 1) with labels, and how large the largest logit may get.
 #[derive(Clone, Debug)]
 struct Case {
     features: Vec<Vec<f32>>,
@@ -76,19 +76,19 @@ fn close(a: f32, b: f32, scale: f32) -> bool {
     (a - b).abs() <= 2e-5 * scale.max(1.0)
 }
 
-/// Scales the features so that the largest logit of the sigmoid head has the size wanted.
+/// Scales the features so that what the largest logit adds up, all of one sign, has the size wanted: two sums that cancel
+/// to a logit round as coarsely as they are large.
 fn scaled(case: &Case, head: &HeadLayers) -> Tensor {
     let flat: Vec<f32> = case.features.concat();
     let features =
         Tensor::from_vec(flat, (case.features.len(), CHANNELS, 1, 1), &Device::Cpu).unwrap();
-    let logits = head.forward(&features, Mode::Infer, None).unwrap();
-    let largest = logits
-        .abs()
-        .unwrap()
-        .max_all()
-        .unwrap()
-        .to_scalar::<f32>()
-        .unwrap();
+    // The same weights, of its own: a clone would share them.
+    let absolute = head.config().build([CHANNELS, 1, 1], &Device::Cpu).unwrap();
+    for (_, var) in absolute.variables() {
+        var.set(&var.abs().unwrap()).unwrap();
+    }
+    let sums = absolute.forward(&features.abs().unwrap(), Mode::Infer, None);
+    let largest = sums.unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     // Biases are zero and ReLU is homogeneous: logits scale with the features.
     (features * f64::from(case.largest_logit / largest.max(1e-3))).unwrap()
 }
@@ -102,7 +102,7 @@ proptest! {
         let config = if case.hidden { config.hidden(5) } else { config };
         let softmax = config.build([CHANNELS, 1, 1], &Device::Cpu).unwrap();
         let sigmoid = softmax.to_sigmoid().unwrap();
-        let features = scaled(&case, &sigmoid);
+        let features = scaled(&case, &softmax);
         let two = outcome(&softmax, &features, &case.labels);
         let one = outcome(&sigmoid, &features, &case.labels);
 
