@@ -2,7 +2,8 @@
 //! to 64×64 and, in one case, augmented.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use headstart::{Augmenter, DirectoryDataset, Loader};
+use headstart::data::Loader;
+use headstart::{Augmenter, DirectoryDataset};
 use image::{Rgb, RgbImage};
 
 const PICTURES: usize = 100;

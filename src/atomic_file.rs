@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What the names of files begin with that are not whole yet.
 const PREFIX: &str = ".headstart-";

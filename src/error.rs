@@ -1,6 +1,9 @@
 //! One error type for the whole crate: each variant names the file, tensor or option at fault.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What lies behind an [`Error`]: another error, or a sentence where there is none.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -12,13 +15,23 @@ pub enum Error {
     // Options: the caller's code.
     /// An option outside its allowed range.
     #[error("option `{option}` is {found}; allowed: {allowed}")]
-    Option {
+    InvalidOption {
         /// The option's name, as the caller typed it.
         option: &'static str,
         /// The value found.
         found: String,
         /// The allowed range, in words.
         allowed: String,
+    },
+    /// Two things that belong together do not fit, such as a dataset's classes and a model's.
+    #[error("{what}: found {found}; expected {expected}")]
+    Mismatch {
+        /// What was handed in.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What it has to be to fit.
+        expected: String,
     },
     /// A tensor of the wrong shape was handed in.
     #[error("{what}: expected shape {expected}, found {found:?}")]
@@ -40,37 +53,47 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// What should be written to a file, or was read from it, does not have the form it needs, such as JSON.
+    #[error("{path}: {what}: {source}", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What was to be written or read.
+        what: &'static str,
+        /// What the format's library said.
+        source: Cause,
+    },
     /// A picture that cannot be used, under the policy `Fail` or when one picture was asked for.
-    #[error("picture {path}: {reason}", path = path.display())]
+    #[error("picture {path}: {source}", path = path.display())]
     Picture {
         /// The picture's file, or `<bytes>` for one in memory.
         path: PathBuf,
         /// Why it cannot be used.
-        reason: String,
+        source: Cause,
     },
     /// A folder of class folders that cannot be trained on as it is.
-    #[error("dataset {path}: {reason}", path = path.display())]
+    #[error("dataset {path}: {source}", path = path.display())]
     Dataset {
         /// The folder.
         path: PathBuf,
         /// What is missing.
-        reason: String,
+        source: Cause,
     },
 
     // Weight and model files.
     /// A weight file without a tensor that the base needs.
-    #[error("weights {file}: tensor `{tensor}` is missing", file = file.display())]
+    #[error("weights {path}: tensor `{tensor}` is missing", path = path.display())]
     MissingTensor {
         /// The weight file.
-        file: PathBuf,
+        path: PathBuf,
         /// The tensor, by every name that was looked for.
         tensor: String,
     },
     /// A weight file with a tensor of another shape than the base needs.
-    #[error("weights {file}: tensor `{tensor}` has shape {found:?}, expected {expected:?}", file = file.display())]
+    #[error("weights {path}: tensor `{tensor}` has shape {found:?}, expected {expected:?}", path = path.display())]
     TensorShape {
         /// The weight file.
-        file: PathBuf,
+        path: PathBuf,
         /// The tensor's name in the file.
         tensor: String,
         /// The shape the base needs.
@@ -79,30 +102,30 @@ pub enum Error {
         found: Vec<usize>,
     },
     /// A weight file that is damaged, truncated or not a safetensors file.
-    #[error("weights {file}: {reason}", file = file.display())]
+    #[error("weights {path}: {source}", path = path.display())]
     WeightFile {
         /// The weight file.
-        file: PathBuf,
+        path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        source: Cause,
     },
     /// A file that is not a saved classifier, or one this version cannot read.
-    #[error("model {file}: {reason}", file = file.display())]
+    #[error("model {path}: {source}", path = path.display())]
     ModelFile {
         /// The model file.
-        file: PathBuf,
+        path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        source: Cause,
     },
     /// The model hub refused, stalled or sent something unusable.
-    #[error("hub: {repository}, file {file}: {reason}")]
+    #[error("hub: {repository}, file {file}: {source}")]
     Hub {
         /// The repository asked, with its revision.
         repository: String,
         /// The file asked for.
         file: String,
         /// What happened.
-        reason: String,
+        source: Cause,
     },
 
     // Training.
@@ -117,17 +140,34 @@ pub enum Error {
         loss: f32,
     },
     /// A run that cannot go on from a checkpoint.
-    #[error("checkpoints {folder}: {reason}", folder = folder.display())]
+    #[error("checkpoints {path}: {source}", path = path.display())]
     Checkpoint {
         /// The folder of checkpoints.
-        folder: PathBuf,
+        path: PathBuf,
         /// What does not fit, with the option or the tensor.
-        reason: String,
+        source: Cause,
     },
 
     /// An error of candle's.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// A sentence on what was done when an error came, with that error as its source.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {source}")]
+pub(crate) struct While {
+    doing: String,
+    source: Cause,
+}
+
+impl While {
+    pub(crate) fn new(doing: impl Into<String>, source: impl Into<Cause>) -> Self {
+        Self {
+            doing: doing.into(),
+            source: source.into(),
+        }
+    }
 }
 
 impl Error {
@@ -137,13 +177,38 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// An [`Error::Option`] for a value outside its range.
+    /// An [`Error::Format`] closure for `map_err`: `what` could not be written to or read from `path`.
+    pub(crate) fn format<E: Into<Cause>>(
+        what: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Format {
+            path: path.to_owned(),
+            what,
+            source: source.into(),
+        }
+    }
+
+    /// An [`Error::Mismatch`].
+    pub(crate) fn mismatch(
+        what: impl Into<String>,
+        found: impl std::fmt::Display,
+        expected: impl std::fmt::Display,
+    ) -> Self {
+        Self::Mismatch {
+            what: what.into(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+
+    /// An [`Error::InvalidOption`] for a value outside its range.
     pub(crate) fn option(
         option: &'static str,
         found: impl std::fmt::Display,
         allowed: impl Into<String>,
     ) -> Self {
-        Self::Option {
+        Self::InvalidOption {
             option,
             found: found.to_string(),
             allowed: allowed.into(),

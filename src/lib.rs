@@ -1,16 +1,15 @@
 //! Transfer learning for pictures, on candle: a few hundred pictures in class folders become a classifier.
 //!
-//! A pretrained convolutional base ([`ConvBase`]: VGG11 to VGG19) gives the head start. Its blocks are frozen,
-//! really frozen, or opened one by one; a new [`Head`] goes on top; a [`Trainer`] fits what is open to a
-//! [`DirectoryDataset`], varied by an [`Augmenter`]. The [`Classifier`] that comes out names pictures, scores
-//! itself, and is saved to one file.
+//! A pretrained convolutional base ([`ConvBase`]: VGG, ResNet, RepVGG, EfficientNet, MobileNet; [`bases`] lists them)
+//! gives the head start. Each of its blocks is frozen (bit for bit unchanged) or trainable; a new [`Head`] goes on top; a
+//! [`Trainer`] fits what is trainable to a [`Dataset`], varied by an [`Augmenter`]. The [`Classifier`] that comes out
+//! names pictures, scores itself, and is saved to one file.
 //!
 //! # Quick start
 //!
 //! ```
-//! use candle_core::Device;
 //! use headstart::{
-//!     Augmenter, Block, Classifier, ConvBase, DirectoryDataset, Head, RmsProp, Trainer, Weights,
+//!     Augmenter, Device, Block, Classifier, ConvBase, DirectoryDataset, Head, RmsProp, Trainer, Weights,
 //! };
 //!
 //! # let folder = tempfile::tempdir().unwrap();
@@ -21,12 +20,12 @@
 //! let test = DirectoryDataset::open_with_classes(pictures.join("test"), train.class_names())?;
 //!
 //! // The base that comes with the crate; Weights::ImageNet fetches the full one.
-//! let base = ConvBase::vgg19(Weights::Compact, &Device::Cpu)?
+//! let base = ConvBase::compact(&Device::Cpu)?
 //!     .frozen()                                                // every block…
 //!     .unfreeze(Block::Conv5)?;                                // …but the last: fine-tuning
 //! let head = Head::sigmoid().hidden(132);                      // or Head::softmax(2)
 //! let mut model = Classifier::new(base, head, train.class_names())?;
-//! println!("{}", model.summary()?);
+//! println!("{}", model.summary());
 //!
 //! let history = Trainer::new(RmsProp::new(2e-4))
 //!     .epochs(2)
@@ -44,35 +43,43 @@
 //!
 //! # One picture's way
 //!
-//! [`data`] turns files into batches, [`model`] batches into logits, [`train`] both into a trained model; on the
-//! CPU [`kernels`] does the convolving. Errors name the file, the tensor or the option at fault ([`Error`]).
+//! [`data`] turns files into batches, [`model`] batches into logits, [`train`] both into a trained model; on the CPU
+//! the crate's own kernels do the convolving. Errors name the file, the tensor or the option at fault ([`Error`]).
+//! [`prelude`] has what most programs need.
 //!
 //! # Features
 //!
-//! `hub` (on by default) fetches ImageNet weights; `tensorboard` writes event files; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
+//! `compact` (on by default) carries a base of 2.5 MB; `hub` (on by default) fetches ImageNet weights; `tensorboard`
+//! writes event files; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, unreachable_pub)]
 #![deny(unsafe_code)]
 
 mod atomic_file;
 pub mod data;
-mod error;
-pub mod kernels;
+pub mod error;
+mod kernels;
 pub mod model;
+pub mod prelude;
+pub mod progress;
 mod random;
 pub mod train;
 
-pub use data::{
-    AugmentParams, Augmenter, Batch, DirectoryDataset, FillMode, Loader, Policy, Preprocess,
-    Problem, Resize,
-};
+/// Where tensors live, and what they are: candle's.
+pub use candle_core::{Device, Tensor};
+
+pub use data::{Augmenter, Dataset, DirectoryDataset, Preprocess, Resize};
 pub use error::{Error, Result};
-pub use model::{
-    Block, Classifier, ConvBase, Head, Mode, Pooling, Prediction, Summary, Vgg, Weights,
-};
-#[cfg(feature = "tensorboard")]
-pub use train::TensorBoard;
-pub use train::{
-    AdamW, AnyOptimizer, Callback, Checkpoints, Clip, CsvLog, EarlyStopping, EpochRecord, Epsilon,
-    Evaluation, FeatureCache, History, JsonLines, LearningRates, Loss, Phase, ReduceOnPlateau,
-    RmsProp, Schedule, Sgd, Trainer,
-};
+pub use model::{Block, Classifier, ConvBase, Head, Weights, bases};
+pub use train::callback::EarlyStopping;
+pub use train::optimizer::{AdamW, RmsProp, Sgd};
+pub use train::{Checkpoints, FeatureCache, Trainer};
+
+/// The snippets of the pages compile.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/HOWTO.md")]
+    mod how_to {}
+}

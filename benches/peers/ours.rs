@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use headstart::data::Loader;
 use headstart::{
-    Augmenter, Block, Classifier, ConvBase, DirectoryDataset, FeatureCache, Head, Loader, Resize,
-    RmsProp, Trainer, Weights,
+    Augmenter, Block, Classifier, ConvBase, DirectoryDataset, FeatureCache, Head, Resize, RmsProp,
+    Trainer, Weights,
 };
 use image::RgbImage;
 

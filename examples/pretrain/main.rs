@@ -16,7 +16,8 @@ use std::time::Instant;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
-use headstart::{Preprocess, Vgg};
+use headstart::Preprocess;
+use headstart::model::Vgg;
 
 use pictures::{Batch, Pictures};
 use student::Student;

@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
-use headstart::{ConvBase, Vgg, Weights};
+use headstart::model::Vgg;
+use headstart::{ConvBase, Weights};
 
 use crate::Result;
 
@@ -138,11 +139,7 @@ impl Student {
             .iter()
             .map(Normalised::fold)
             .collect::<Result<Vec<_>>>()?;
-        let features = self
-            .base
-            .clone()
-            .with_parameters(&parameters)?
-            .forward(images)?;
+        let features = self.with_folded(parameters)?.forward(images)?;
         let (n, channels, h, w) = features.dims4()?;
         let places = features.reshape((n, channels, h * w))?;
         let taught = self
@@ -177,7 +174,15 @@ impl Student {
             let (weight, bias) = layer.fold()?;
             parameters.push((weight.detach(), bias.detach()));
         }
-        Ok(self.base.clone().with_parameters(&parameters)?)
+        self.with_folded(parameters)
+    }
+
+    /// The base with these weights and biases, one pair per convolution.
+    fn with_folded(&self, pairs: Vec<(Tensor, Tensor)>) -> Result<ConvBase> {
+        let names = headstart::model::Backbone::tensors(&self.base).into_iter();
+        let tensors = pairs.into_iter().flat_map(|(weight, bias)| [weight, bias]);
+        let parameters = names.map(|(name, _)| name).zip(tensors);
+        Ok(self.base.clone().with_parameters(parameters)?)
     }
 
     pub(crate) fn variables(&self) -> Vec<Var> {

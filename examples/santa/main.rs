@@ -9,13 +9,13 @@ mod train;
 
 use clap::{Parser, Subcommand};
 
-/// Trains a picture classifier on class folders, on top of a pretrained VGG base.
+/// Trains a picture classifier on class folders, on top of a pretrained base.
 ///
-/// Without options: the compact base that comes with the crate, its last block open, on drawings of people that
+/// Without options: the compact base that comes with the crate, its last block trained too, on drawings of people that
 /// come with the repository. It takes less than a minute.
 ///
 /// DIR holds three folders, `train`, `validation` and `test`, each with one folder of pictures per class
-/// (`santa`, `not_santa`, or any names of yours). The base's blocks stay frozen but for those you open with
+/// (`santa`, `not_santa`, or any names of yours). The base's blocks stay frozen but for those you name with
 /// `--unfreeze`; a new head is trained on top. The run writes history.csv, metrics.json and
 /// model.safetensors to the folder `--out`; `santa predict` uses the model.
 #[derive(Parser)]
@@ -26,8 +26,8 @@ use clap::{Parser, Subcommand};
     subcommand_negates_reqs = true,
     after_help = "Examples:\n  \
         santa\n  \
-        santa --data pictures --weights imagenet\n  \
-        santa --data pictures --weights vgg16.safetensors --arch vgg16 --unfreeze none --preprocess unit\n  \
+        santa --data pictures --base tf_efficientnet_lite0 --weights imagenet --size 160\n  \
+        santa --data pictures --weights vgg16.safetensors --base vgg16 --unfreeze none --preprocess unit\n  \
         santa --data pictures --unfreeze block4 --epochs 20 --out runs/fine-tuned\n  \
         santa predict runs/santa/model.safetensors photo.jpg"
 )]

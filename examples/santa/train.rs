@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use clap::ValueEnum;
-use headstart::model::Backbone;
+use headstart::model::Pooling;
+use headstart::model::{Arch, Backbone};
+use headstart::train::metrics::{Evaluation, History};
+use headstart::train::optimizer::Schedule;
 use headstart::{
-    Augmenter, Block, Checkpoints, Classifier, ConvBase, DirectoryDataset, Evaluation,
-    FeatureCache, Head, History, Preprocess, Resize, RmsProp, Trainer, Vgg, Weights,
+    AdamW, Augmenter, Checkpoints, Classifier, ConvBase, DirectoryDataset, FeatureCache, Head,
+    Preprocess, Resize, RmsProp, Trainer, Weights,
 };
 
 /// What a training run takes.
@@ -19,9 +22,10 @@ pub(crate) struct Options {
     /// of people that come with this repository.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Architecture of the base: vgg11, vgg13, vgg16 or vgg19; with a width if it is not 1, as in vgg19-0.25.
-    #[arg(long, default_value = "vgg19")]
-    arch: Vgg,
+    /// The base: vgg19, resnet50, tf_efficientnet_lite0, … (README lists them); a VGG with a width if it is not 1, as in
+    /// vgg19-0.25.
+    #[arg(long, alias = "arch", default_value = "vgg19", value_name = "NAME")]
+    base: Arch,
     /// Weights of the base: `compact` (a quarter of VGG19's width; it comes with the crate), `imagenet` (the full
     /// base; fetched once, then cached), `random`, or a safetensors file.
     #[arg(
@@ -33,13 +37,14 @@ pub(crate) struct Options {
     /// What pixels are turned into.
     #[arg(long, default_value = "weights")]
     preprocess: PreprocessChoice,
-    /// How it is trained: `fine-tune` as `Trainer::fine_tuning` says; `notebook` as the options marked † say, by
-    /// default as in the notebook; `cached` the same on five fixed variations of each picture, whose way through the
-    /// frozen blocks is computed once [default: notebook if an option marked † is given, else fine-tune]
+    /// How it is trained: `fine-tune` as `Trainer::fine_tuning` says; `linear` with one layer on the frozen base's pooled
+    /// features, which are computed once; `notebook` as the options marked † say, by default as in the notebook; `cached`
+    /// the same on five fixed variations of each picture, whose way through the frozen blocks is computed once
+    /// [default: notebook if an option marked † is given, else fine-tune]
     #[arg(long)]
     recipe: Option<Recipe>,
-    /// † The first block that is trained along with the head: `none`, or `block1` … `block5`. That block and
-    /// those after it are trained, those before it stay frozen [default: block5]
+    /// † The first block that is trained along with the head, by its name (`block5`, `layer4`, `blocks.6`), or `none`.
+    /// That block and those after it are trained, those before it stay frozen [default: the last one]
     #[arg(long)]
     unfreeze: Option<String>,
     /// One sigmoid unit (two classes) or one softmax unit per class.
@@ -54,11 +59,12 @@ pub(crate) struct Options {
     /// † Learning rate of RMSprop [default: 2e-5, the notebook's; 5e-4 for the compact base]
     #[arg(long)]
     lr: Option<f64>,
-    /// Side, in pixels, that pictures are resized to; 32 or more [default: 64, the notebook's; 96 to fine-tune]
+    /// Side, in pixels, that pictures are resized to [default: what the base's weights were trained on; for VGG 64, the
+    /// notebook's, and 96 to fine-tune]
     #[arg(long)]
     size: Option<usize>,
-    /// How pictures are resized: `nearest` as the notebook's Keras does, or `bilinear` (antialiased) [default: nearest;
-    /// bilinear to fine-tune]
+    /// How pictures are resized: `nearest` as the notebook's Keras does, `bilinear` or `bicubic` (both antialiased)
+    /// [default: what the base's weights were trained with; nearest for the notebook's recipes]
     #[arg(long)]
     resize: Option<Resize>,
     /// Fixes every random choice: two runs with one seed give the same figures.
@@ -80,6 +86,7 @@ pub(crate) struct Options {
 enum Recipe {
     Notebook,
     Cached,
+    Linear,
     FineTune,
 }
 
@@ -94,6 +101,8 @@ enum PreprocessChoice {
     Torch,
     /// Keras's: blue first, minus the ImageNet mean.
     Caffe,
+    /// TensorFlow's: from −1 to 1.
+    Half,
 }
 
 /// What `--head` takes.
@@ -125,22 +134,59 @@ impl Options {
         self.recipe.unwrap_or_else(default)
     }
 
+    /// Whether the options marked † say how it is trained.
+    fn is_notebook(&self) -> bool {
+        matches!(self.recipe(), Recipe::Notebook | Recipe::Cached)
+    }
+
+    fn is_vgg(&self) -> bool {
+        self.base.name().starts_with("vgg")
+    }
+
     fn size(&self) -> usize {
         self.size.unwrap_or(match self.recipe() {
-            Recipe::FineTune => 96,
-            Recipe::Notebook | Recipe::Cached => 64,
+            Recipe::FineTune if self.is_vgg() => 96,
+            _ => self.base.input_size().0,
         })
     }
 
-    fn unfreeze(&self) -> &str {
-        self.unfreeze.as_deref().unwrap_or("block5")
+    /// The name of the first block that is trained; none where all stay frozen.
+    fn unfreeze(&self) -> Option<&str> {
+        match self.unfreeze.as_deref() {
+            Some("none") => None,
+            Some(name) => Some(name),
+            None if self.recipe() == Recipe::Linear => None,
+            None => self.base.block_names().pop(),
+        }
     }
 
     fn resize(&self) -> Resize {
-        self.resize.unwrap_or(match self.recipe() {
-            Recipe::FineTune => Resize::Bilinear,
-            Recipe::Notebook | Recipe::Cached => Resize::Nearest,
+        self.resize.unwrap_or(if self.is_notebook() {
+            Resize::Nearest
+        } else {
+            self.base.resize()
         })
+    }
+
+    /// The head of the recipe.
+    fn new_head(&self, classes: usize) -> Head {
+        let head = match self.head {
+            HeadChoice::Sigmoid => Head::sigmoid(),
+            HeadChoice::Softmax => Head::softmax(classes),
+        };
+        let head = match self.recipe() {
+            Recipe::FineTune => head.hidden(256).dropout(0.5),
+            Recipe::Notebook | Recipe::Cached => head.hidden(132),
+            Recipe::Linear => head,
+        };
+        // The notebook flattens VGG's small maps; the others' are made to be averaged.
+        let pooled = !self.is_vgg() || self.recipe() == Recipe::Linear;
+        let pooling = if pooled {
+            Pooling::GlobalAverage
+        } else {
+            Pooling::Flatten
+        };
+        head.pooling(pooling).seed(self.seed)
     }
 
     fn epochs(&self) -> usize {
@@ -162,11 +208,15 @@ impl Options {
 
     /// The trainer of the recipe.
     fn trainer(&self, model: &Classifier) -> Result<Trainer, String> {
-        if self.recipe() == Recipe::FineTune {
-            if let Some(option) = self.notebook_options().next() {
-                return Err(format!("{option}: --recipe fine-tune sets it itself"));
-            }
-            return Ok(Trainer::fine_tuning(model));
+        if !self.is_notebook()
+            && let Some(option) = self.notebook_options().next()
+        {
+            return Err(format!("{option}: the recipe sets it itself"));
+        }
+        match self.recipe() {
+            Recipe::FineTune => return Ok(Trainer::fine_tuning(model)),
+            Recipe::Linear => return Ok(linear()),
+            Recipe::Notebook | Recipe::Cached => {}
         }
         let mut trainer = Trainer::new(RmsProp::new(self.learning_rate()))
             .epochs(self.epochs())
@@ -179,6 +229,15 @@ impl Options {
         }
         Ok(trainer)
     }
+}
+
+/// One layer on features that are computed once: as many epochs as it takes, since they cost next to nothing.
+fn linear() -> Trainer {
+    Trainer::new(AdamW::new(3e-3).weight_decay(0.01))
+        .epochs(40)
+        .batch_size(32)
+        .schedule(Schedule::one_cycle())
+        .feature_cache(FeatureCache::in_memory())
 }
 
 /// Trains, evaluates, shows and saves.
@@ -199,7 +258,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     );
 
     let mut model = build(options, train.class_names(), &device)?;
-    println!("{}", model.summary()?);
+    println!("{}", model.summary());
     explain(options, &model);
 
     // The first Ctrl-C leaves the run after the step, with a checkpoint; the second at once.
@@ -250,13 +309,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 /// What is about to happen, in plain words.
 fn explain(options: &Options, model: &Classifier) {
     println!("What is learnt:");
-    if options.recipe() == Recipe::FineTune {
-        println!(
-            "  the new head first, on a frozen base, for 5 epochs; then head and last block together, gently, for 15, on\n  \
+    match options.recipe() {
+        Recipe::FineTune => println!(
+            "  the new head first, on a frozen base, for 5 epochs; then head and last blocks together, gently, for 15, on\n  \
              ten variations of each picture that are drawn once.\n"
-        );
-        return;
+        ),
+        Recipe::Linear => println!("  one layer on what the frozen base makes of each picture.\n"),
+        Recipe::Notebook | Recipe::Cached => explain_notebook(options, model),
     }
+}
+
+fn explain_notebook(options: &Options, model: &Classifier) {
     let (frozen, open) = (block_names(model, false), block_names(model, true));
     if !frozen.is_empty() {
         println!(
@@ -301,26 +364,19 @@ fn build(
         "random" => Weights::Random { seed: options.seed },
         file => Weights::file(file),
     };
-    let mut base = ConvBase::new(options.arch, weights, device)?.frozen();
-    if options.unfreeze() != "none" {
-        base = base.unfreeze_from(options.unfreeze().parse::<Block>()?)?;
+    let mut base = ConvBase::new(options.base.clone(), weights, device)?.frozen();
+    if let Some(first) = options.unfreeze() {
+        base = base.unfreeze_from(first)?;
     }
     base = match options.preprocess {
         PreprocessChoice::Weights => base,
         PreprocessChoice::Unit => base.with_preprocess(Preprocess::Unit),
         PreprocessChoice::Torch => base.with_preprocess(Preprocess::Torch),
         PreprocessChoice::Caffe => base.with_preprocess(Preprocess::Caffe),
+        PreprocessChoice::Half => base.with_preprocess(Preprocess::Half),
     };
-    let head = match options.head {
-        HeadChoice::Sigmoid => Head::sigmoid(),
-        HeadChoice::Softmax => Head::softmax(class_names.len()),
-    };
-    let head = match options.recipe() {
-        Recipe::FineTune => head.hidden(256).dropout(0.5),
-        Recipe::Notebook | Recipe::Cached => head.hidden(132),
-    };
-    let model = Classifier::new(base, head.seed(options.seed), class_names)?;
-    let model = model.resize(options.resize());
+    let head = options.new_head(class_names.len());
+    let model = Classifier::new(base, head, class_names)?.resize(options.resize());
     Ok(model.input_size(options.size(), options.size())?)
 }
 
@@ -365,20 +421,20 @@ fn save(
     std::fs::create_dir_all(&options.out)
         .map_err(|error| format!("{}: {error}", options.out.display()))?;
     history.save_csv(options.out.join("history.csv"))?;
-    let by_options = options.recipe() != Recipe::FineTune;
+    let by_options = options.is_notebook();
     let metrics = serde_json::json!({
         "test": evaluation,
         "seconds_per_epoch": history.seconds_per_epoch(),
         "seed": options.seed,
         "settings": {
-            "arch": model.base().vgg(),
+            "base": model.base().arch().name(),
             "weights": options.weights,
             "preprocess": model.preprocess(),
             "recipe": options.recipe().to_possible_value().map(|value| value.get_name().to_owned()),
             "head": model.head().config(),
-            "open_blocks": block_names(model, true),
+            "trainable_blocks": block_names(model, true),
             "epochs": history.epochs.len(),
-            // The fine-tuning recipe has its own.
+            // The other recipes have their own.
             "batch_size": by_options.then(|| options.batch_size()),
             "lr": by_options.then(|| options.learning_rate()),
             "augment": by_options.then_some(!options.no_augment),

@@ -1,16 +1,19 @@
-//! Pictures on disk → batches.
+//! Pictures → batches: from class folders, tar archives or memory to tensors that a base takes.
 
-mod ahead;
 mod augment;
+mod batch;
+mod dataset;
 mod decode;
-mod directory;
 mod loader;
+mod prefetch;
 mod preprocess;
-mod shards;
+mod resize;
 
-pub use augment::{AugmentParams, Augmenter, FillMode};
-pub use decode::{Resize, decode_bytes, decode_file, resize, to_rgb};
-pub use directory::{DirectoryDataset, Item, Policy, Problem};
-pub(crate) use loader::to_batch;
-pub use loader::{Batch, Loader};
-pub use preprocess::Preprocess;
+pub use self::augment::{AugmentParams, Augmenter, FillMode};
+pub use self::batch::Batch;
+pub(crate) use self::batch::to_batch;
+pub use self::dataset::{Dataset, DirectoryDataset, Item, Policy, Problem};
+pub use self::decode::{decode_bytes, decode_file, to_rgb};
+pub use self::loader::Loader;
+pub use self::preprocess::Preprocess;
+pub use self::resize::{Resize, resize};

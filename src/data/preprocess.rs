@@ -1,8 +1,11 @@
 //! From pixels in [0, 255] to what a set of weights expects.
 
+use std::fmt;
+use std::str::FromStr;
+
 use candle_core::Tensor;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What pixels must look like for a set of weights. Input is always RGB in [0, 255].
 ///
@@ -19,7 +22,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preprocess {
-    /// Divide by 255: RGB in [0, 1]. What the notebook does, and the default for fresh weights.
+    /// Divide by 255: RGB in [0, 1]. The default for fresh weights.
     #[default]
     Unit,
     /// torchvision's: divide by 255, subtract the ImageNet mean (0.485, 0.456, 0.406), divide by the
@@ -27,9 +30,33 @@ pub enum Preprocess {
     Torch,
     /// Keras's `vgg19.preprocess_input` ("caffe"): BGR, minus the mean (103.939, 116.779, 123.68), unscaled.
     Caffe,
+    /// Inception's, and that of TensorFlow's EfficientNets and MobileNets: divide by 255, subtract ½, divide by ½:
+    /// RGB in [−1, 1].
+    Half,
+}
+
+/// A row of the table: out = (in − mean) / std in grey levels, each in the order of the output's channels.
+struct Row {
+    name: &'static str,
+    mean: [f32; 3],
+    std: [f32; 3],
+    bgr: bool,
 }
 
 impl Preprocess {
+    pub(super) const ALL: [Self; 4] = [Self::Unit, Self::Torch, Self::Caffe, Self::Half];
+
+    #[rustfmt::skip]
+    const fn row(self) -> Row {
+        match self {
+            Self::Unit => Row { name: "unit", mean: [0.0; 3], std: [255.0; 3], bgr: false },
+            Self::Torch => Row { name: "torch", mean: of_255([0.485, 0.456, 0.406]),
+                                 std: of_255([0.229, 0.224, 0.225]), bgr: false },
+            Self::Caffe => Row { name: "caffe", mean: [103.939, 116.779, 123.68], std: [1.0; 3], bgr: true },
+            Self::Half => Row { name: "half", mean: [127.5; 3], std: [127.5; 3], bgr: false },
+        }
+    }
+
     /// Transforms one RGB pixel in [0, 255] in place.
     pub fn apply_pixel(self, rgb: &mut [f32; 3]) {
         let (mean, std) = self.mean_std();
@@ -72,42 +99,36 @@ impl Preprocess {
 
     /// Whether the channels are reversed, to blue, green, red.
     pub fn is_bgr(self) -> bool {
-        self == Self::Caffe
+        self.row().bgr
     }
 
     /// Mean and standard deviation in grey levels, in the order of the output's channels:
     /// out = (in − mean) / std.
     pub fn mean_std(self) -> ([f32; 3], [f32; 3]) {
-        match self {
-            Self::Unit => ([0.0; 3], [255.0; 3]),
-            Self::Torch => (
-                [0.485 * 255.0, 0.456 * 255.0, 0.406 * 255.0],
-                [0.229 * 255.0, 0.224 * 255.0, 0.225 * 255.0],
-            ),
-            Self::Caffe => ([103.939, 116.779, 123.68], [1.0; 3]),
-        }
+        let Row { mean, std, .. } = self.row();
+        (mean, std)
     }
 }
 
-impl std::fmt::Display for Preprocess {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unit => "unit",
-            Self::Torch => "torch",
-            Self::Caffe => "caffe",
-        })
+/// Fractions of white in grey levels.
+const fn of_255([a, b, c]: [f32; 3]) -> [f32; 3] {
+    [a * 255.0, b * 255.0, c * 255.0]
+}
+
+impl fmt::Display for Preprocess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.row().name)
     }
 }
 
-impl std::str::FromStr for Preprocess {
+impl FromStr for Preprocess {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "unit" => Ok(Self::Unit),
-            "torch" => Ok(Self::Torch),
-            "caffe" => Ok(Self::Caffe),
-            other => Err(Error::option("preprocess", other, "unit, torch or caffe")),
-        }
+        let known = Self::ALL.into_iter().find(|known| known.row().name == name);
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(|known| known.row().name);
+            Error::option("preprocess", name, names.join(", "))
+        })
     }
 }

@@ -1,28 +1,67 @@
-//! The register-blocked product every path ends in: a few rows times one panel of output channels.
+//! The microkernel every method ends in: a few rows times one panel of output channels.
 
 use std::ops::Range;
 
 use super::parallel::part;
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, MAX_MR, MAX_NR_VECTORS, Simd};
 
-/// C (+)= A · B for `rows` rows and one panel of columns.
+/// A · B for `m` rows and one panel of [`Simd::NR`] columns, by register blocks of at most [`Simd::MR`] rows, to an
+/// [`Output`].
 ///
-/// A is read one number at a time: `ROW` floats from row to row, and along k in segments of `terms` numbers that are
-/// `K` floats apart, each segment at its own offset. B is read one panel row at a time, straight on from segment to
-/// segment, C is written one panel row at a time, row after row. Each number of C is one chain of multiply-adds in the
-/// order of k, whatever the blocking: results do not depend on it.
+/// A is read one number at a time: `ROW` floats from row to row, and along k in segments of `segment_k` numbers that
+/// are `K` floats apart, each segment at its own offset. B is read one panel row at a time, straight on from segment to
+/// segment. Each number of the product is one chain of multiply-adds in the order of k, whatever the blocking: results do
+/// not depend on it.
 ///
-/// Meanwhile as many floats as B has are brought into the cache from behind it: the next product's, most likely.
+/// Meanwhile as many floats as B has are brought into the cache from behind it: most likely the next call's.
 #[derive(Clone, Copy)]
-pub(super) struct Product<'a, const ROW: usize, const K: usize> {
-    pub(super) rows: usize,
+pub(super) struct Microkernel<'a, const ROW: usize, const K: usize> {
+    pub(super) m: usize,
     pub(super) segments: &'a [usize],
-    pub(super) terms: usize,
-    /// Whether the chain begins with what C holds, not with 0.
+    pub(super) segment_k: usize,
+}
+
+/// Where a product goes, a vector at a time.
+pub(super) trait Output<S: Simd>: Copy {
+    /// What the chain of a row's vector begins with.
+    ///
+    /// # Safety
+    /// The row is below the product's `m`, and the vector below `S::NR_VECTORS`.
+    unsafe fn begin(self, simd: S, row: usize, vector: usize) -> S::V;
+    /// Takes the end of the chain.
+    ///
+    /// # Safety
+    /// As for [`begin`](Self::begin).
+    unsafe fn end(self, simd: S, row: usize, vector: usize, sum: S::V);
+}
+
+/// C, one panel row of [`Simd::NR`] floats after another.
+#[derive(Clone, Copy)]
+pub(super) struct InMemory {
+    /// Valid for reading and writing `m` panel rows.
+    pub(super) c: *mut f32,
+    /// Whether chains begin with what C holds, not with 0.
     pub(super) accumulate: bool,
 }
 
-/// One of several blocks of rows, between which work is shared out.
+impl<S: Simd> Output<S> for InMemory {
+    #[inline(always)]
+    unsafe fn begin(self, simd: S, row: usize, vector: usize) -> S::V {
+        if !self.accumulate {
+            return simd.splat(0.0);
+        }
+        // SAFETY: C has this vector of this row.
+        unsafe { simd.load(self.c.add(row * S::NR + vector * LANES)) }
+    }
+
+    #[inline(always)]
+    unsafe fn end(self, simd: S, row: usize, vector: usize, sum: S::V) {
+        // SAFETY: C has this vector of this row.
+        unsafe { simd.store(self.c.add(row * S::NR + vector * LANES), sum) };
+    }
+}
+
+/// One of several register blocks, between which the prefetching is shared out.
 #[derive(Clone, Copy)]
 struct Share {
     block: usize,
@@ -36,120 +75,145 @@ impl Share {
     }
 }
 
-impl<const ROW: usize, const K: usize> Product<'_, ROW, K> {
-    /// Runs the product.
+impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
+    /// Computes the product.
     ///
     /// # Safety
-    /// Inside [`Simd::vectorize`]. `a` is valid for every (row, k), `b` for a panel row of `S::PANEL_VECTORS · 16`
-    /// floats per k and `c` for `rows` of them; C overlaps neither.
+    /// `a` is valid for reading every (row, k), `b` a panel row of `S::NR` floats for every k, and `output` for `m` rows;
+    /// it overlaps neither A nor B.
     #[inline(always)]
-    pub(super) unsafe fn run<S: Simd>(&self, a: *const f32, b: *const f32, c: *mut f32) {
+    pub(super) unsafe fn run<S: Simd>(
+        &self,
+        simd: S,
+        a: *const f32,
+        b: *const f32,
+        output: impl Output<S>,
+    ) {
+        const { assert!(S::MR <= MAX_MR && S::NR_VECTORS <= MAX_NR_VECTORS) };
         // Even blocks: 20 rows are 10 + 10, not 14 + 6.
-        let blocks = self.rows.div_ceil(S::ROWS);
+        let blocks = self.m.div_ceil(S::MR);
         for block in 0..blocks {
             let share = Share { block, blocks };
-            let Range { start: row, end } = share.of(self.rows);
-            let take = end - row;
-            // SAFETY: rows row..row + take are among those the caller vouches for.
+            let rows = share.of(self.m);
+            // SAFETY: these rows are among the m that the caller says are valid, and so are the blocks' operands.
             unsafe {
-                let (a, c) = (a.add(row * ROW), c.add(row * S::PANEL_VECTORS * LANES));
-                if S::PANEL_VECTORS == 2 {
-                    self.block_of::<S, 2>(take, share, a, b, c);
+                if S::NR_VECTORS == 2 {
+                    self.block_of::<S, 2>(simd, rows, share, a, b, output);
                 } else {
-                    self.block_of::<S, 1>(take, share, a, b, c);
+                    self.block_of::<S, 1>(simd, rows, share, a, b, output);
                 }
             }
         }
     }
 
-    /// Picks the block with as many rows: the count must be known when compiling for the accumulators to be
+    /// Picks the register block of so many rows: the number must be known when compiling for the accumulators to be
     /// registers.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), for these rows; V is `S::NR_VECTORS`.
     #[inline(always)]
     unsafe fn block_of<S: Simd, const V: usize>(
         &self,
-        rows: usize,
+        simd: S,
+        rows: Range<usize>,
         share: Share,
         a: *const f32,
         b: *const f32,
-        c: *mut f32,
+        output: impl Output<S>,
     ) {
-        // SAFETY: as for `run`.
+        let row = rows.start;
+        // SAFETY: the first of the rows is among those that are valid; what `block` asks for is what the caller says, of
+        // as many rows as its arm is for.
         unsafe {
-            match rows {
-                1 => self.block::<S, 1, V>(share, a, b, c),
-                2 => self.block::<S, 2, V>(share, a, b, c),
-                3 => self.block::<S, 3, V>(share, a, b, c),
-                4 => self.block::<S, 4, V>(share, a, b, c),
-                5 => self.block::<S, 5, V>(share, a, b, c),
-                6 => self.block::<S, 6, V>(share, a, b, c),
-                7 => self.block::<S, 7, V>(share, a, b, c),
-                8 => self.block::<S, 8, V>(share, a, b, c),
-                9 => self.block::<S, 9, V>(share, a, b, c),
-                10 => self.block::<S, 10, V>(share, a, b, c),
-                11 => self.block::<S, 11, V>(share, a, b, c),
-                12 => self.block::<S, 12, V>(share, a, b, c),
-                13 => self.block::<S, 13, V>(share, a, b, c),
-                _ => self.block::<S, 14, V>(share, a, b, c),
+            let a = a.add(row * ROW);
+            match rows.len() {
+                1 => self.block::<S, 1, V>(simd, row, share, a, b, output),
+                2 => self.block::<S, 2, V>(simd, row, share, a, b, output),
+                3 => self.block::<S, 3, V>(simd, row, share, a, b, output),
+                4 => self.block::<S, 4, V>(simd, row, share, a, b, output),
+                5 => self.block::<S, 5, V>(simd, row, share, a, b, output),
+                6 => self.block::<S, 6, V>(simd, row, share, a, b, output),
+                7 => self.block::<S, 7, V>(simd, row, share, a, b, output),
+                8 => self.block::<S, 8, V>(simd, row, share, a, b, output),
+                9 => self.block::<S, 9, V>(simd, row, share, a, b, output),
+                10 => self.block::<S, 10, V>(simd, row, share, a, b, output),
+                11 => self.block::<S, 11, V>(simd, row, share, a, b, output),
+                12 => self.block::<S, 12, V>(simd, row, share, a, b, output),
+                13 => self.block::<S, 13, V>(simd, row, share, a, b, output),
+                _ => self.block::<S, 14, V>(simd, row, share, a, b, output),
             }
         }
     }
 
+    /// One register block of V vectors and R rows from `row` on, where `a` begins.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), for these rows; V is `S::NR_VECTORS`.
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const V: usize>(
         &self,
+        simd: S,
+        row: usize,
         share: Share,
         a: *const f32,
         b: *const f32,
-        c: *mut f32,
+        output: impl Output<S>,
     ) {
         // A block larger than the registers hold is never asked for; this keeps it from being compiled.
-        if R > S::ROWS {
+        if R > S::MR {
             return;
         }
-        // SAFETY: every address is row < R, k < terms, vector < V of the operands the caller vouches for.
-        unsafe {
-            let mut sum = [[S::splat(0.0); V]; R];
-            if self.accumulate {
-                for (r, sum) in sum.iter_mut().enumerate() {
-                    for (v, sum) in sum.iter_mut().enumerate() {
-                        *sum = S::load(c.add((r * V + v) * LANES));
-                    }
-                }
-            }
-            let mut b = b;
-            for segment in self.segments {
-                let mut a = a.add(*segment);
-                let behind = b.wrapping_add(self.segments.len() * self.terms * V * LANES);
-                let next_rows = a.wrapping_add(R * LANES);
-                let fetched = share.of(self.terms);
-                for k in 0..self.terms {
-                    if ROW == LANES {
-                        S::prefetch(next_rows.wrapping_add(k * LANES));
-                        if fetched.contains(&k) {
-                            for v in 0..V {
-                                S::prefetch(behind.wrapping_add((k * V + v) * LANES));
-                            }
-                        }
-                    }
-                    let mut weights = [S::splat(0.0); V];
-                    for (v, weight) in weights.iter_mut().enumerate() {
-                        *weight = S::load(b.add(v * LANES));
-                    }
-                    for (r, sum) in sum.iter_mut().enumerate() {
-                        let value = S::broadcast(a.add(r * ROW));
-                        for (v, sum) in sum.iter_mut().enumerate() {
-                            *sum = S::mul_add(value, weights[v], *sum);
-                        }
-                    }
-                    a = a.add(K);
-                    b = b.add(V * LANES);
-                }
-            }
-            for (r, sum) in sum.iter().enumerate() {
-                for (v, sum) in sum.iter().enumerate() {
-                    S::store(c.add((r * V + v) * LANES), *sum);
-                }
+        let mut sums = [[simd.splat(0.0); V]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: a row and a vector of the product.
+                *sum = unsafe { output.begin(simd, row + r, v) };
             }
         }
+        let mut b = b;
+        for segment in self.segments {
+            // SAFETY: the segment begins within A; it has K floats for each k, at the last of which `a` is not read
+            // again.
+            let mut a = unsafe { a.add(*segment) };
+            let behind = b.wrapping_add(self.segments.len() * self.segment_k * V * LANES);
+            let next_rows = a.wrapping_add(R * LANES);
+            let fetched = share.of(self.segment_k);
+            for k in 0..self.segment_k {
+                if ROW == LANES {
+                    simd.prefetch(next_rows.wrapping_add(k * LANES));
+                    if fetched.contains(&k) {
+                        prefetch_row::<S, V>(simd, behind.wrapping_add(k * V * LANES));
+                    }
+                }
+                let mut weights = [simd.splat(0.0); V];
+                for (v, weight) in weights.iter_mut().enumerate() {
+                    // SAFETY: vector v < V of B's panel row for this k.
+                    *weight = unsafe { simd.load(b.add(v * LANES)) };
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: row r < R of A at this k.
+                    let value = unsafe { simd.broadcast(a.add(r * ROW)) };
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = simd.mul_add(value, weights[v], *sum);
+                    }
+                }
+                a = a.wrapping_add(K);
+                b = b.wrapping_add(V * LANES);
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, sum) in sums.iter().enumerate() {
+                // SAFETY: a row and a vector of the product.
+                unsafe { output.end(simd, row + r, v, *sum) };
+            }
+        }
+    }
+}
+
+/// Asks for a panel row.
+#[inline(always)]
+fn prefetch_row<S: Simd, const V: usize>(simd: S, row: *const f32) {
+    for v in 0..V {
+        simd.prefetch(row.wrapping_add(v * LANES));
     }
 }

@@ -1,46 +1,55 @@
-//! The CPU 3×3 convolution and pooling, forward and backward.
+//! Networks of convolutions and what stands between them on the CPU, forward and backward.
 //!
-//! Feature maps lie in blocks of sixteen channels, (N, C/16, H, W, 16). A convolution goes through Winograd's
-//! F(6×6, 3×3), F(4×4, 3×3) or F(2×2, 3×3), or directly, whichever a model of the time takes for the cheapest; all end in
-//! one register-blocked product. The instructions (AVX-512, AVX2 with FMA, NEON, or plain Rust) are chosen when first
-//! needed; no compiler flags are. Threads are those of rayon's current pool, and results do not depend on how many
-//! there are.
+//! Feature maps lie in blocks of sixteen channels, (N, C/16, H, W, 16). A 3×3 convolution goes through Winograd's
+//! F(6×6, 3×3), F(4×4, 3×3) or F(2×2, 3×3), or as all others directly, whichever the cost model estimates to be
+//! fastest; all end in one register-blocked microkernel. The instructions (AVX-512, AVX2 with FMA, NEON, or plain Rust)
+//! are chosen when first needed; no compiler flags are. Threads are those of rayon's current pool, and results do not
+//! depend on how many there are.
 //!
-//! From what is called to what it is made of: `stack` runs frozen layers and `training` open ones; `conv` chooses
-//! a method, `winograd` or `direct`, and `epilogue` says what becomes of the sums; `tiling` cuts maps into tiles,
-//! `transform` takes them to points and back by `tile`'s arithmetic, a `chunk` of them at a time, `filters` does so with
-//! weights, and `gemm` multiplies; `gradient` does all that for the gradients of weights.
+//! From what is called to what it is made of: `network` runs nodes without a graph and `candle` with one; `method`
+//! chooses how a convolution goes, `winograd` or `direct`, and `epilogue` says what becomes of the sums; `weights` are
+//! packed for the microkernel of `gemm`, which is written in the lanes of `simd`, and `blocking` says what fits which
+//! cache. README.md has a glossary, a drawing, and how to add a method or an instruction set.
 //!
-//! The environment variable `HEADSTART_KERNELS` chooses otherwise, read once: `portable`, `avx2`, `avx512` or
-//! `neon` (passed over where the processor has it not), or `candle` for candle's own operations.
+//! The environment variable `HEADSTART_KERNELS` chooses otherwise, read once, in `isa`: `portable`, `avx2`, `avx512` or
+//! `neon`, where the processor has it, or `candle` for candle's own operations.
 #![allow(unsafe_code)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 // Small fixed arrays of registers are walked by index on purpose: two arrays, transposed, at a time.
 #![allow(clippy::needless_range_loop)]
 
-mod chunk;
-mod conv;
+mod activation;
+mod blocking;
+mod candle;
+mod convolution_gradient;
+mod dense_gradient;
+mod depthwise;
 mod direct;
+mod elementwise;
 mod epilogue;
-mod filters;
 mod gemm;
-mod gradient;
-mod layout;
+mod isa;
+mod method;
+mod network;
+mod padded;
 mod parallel;
 mod pool;
+pub(crate) mod reference;
 mod scratch;
+mod shape;
 mod simd;
-mod stack;
-mod tile;
-mod tiling;
-mod training;
-mod transform;
-mod values;
+mod squeeze;
+mod steps;
+mod weights;
+mod window;
 mod winograd;
 
-pub(crate) use conv::Isa;
-pub(crate) use layout::Maps;
-pub(crate) use stack::{Layer, Prepared, run};
-pub(crate) use training::{Input, OpenLayer, backward, run_open};
-pub(crate) use values::values;
+pub use activation::Activation;
+pub(crate) use candle::{Input, backward, run_with_graph, values, with_numbers};
+pub(crate) use isa::{Isa, SWITCH};
+pub(crate) use network::{Conv, Node, Operation, PackedWeights, Value, run};
+pub(crate) use shape::Shape;
+pub(crate) use squeeze::Dense;
+pub(crate) use window::{Padding, Window};
 #[cfg(test)]
 mod tests;

@@ -1,19 +1,28 @@
 //! The kernels against a direct convolution in f64.
 
+mod activations;
+mod depthwise;
 mod extremes;
 mod gradients;
+mod graphs;
 mod network;
+mod pools;
 mod reference;
+mod squeeze;
+mod windows;
 
 use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::conv::{Isa, Method};
+use super::activation::Activation;
 use super::epilogue::{Epilogue, pad_bias};
-use super::filters::Filters;
-use super::layout::Maps;
-use super::stack::{self, Layer, Prepared};
+use super::isa::Isa;
+use super::method::Method;
+use super::network::{self as nodes, Conv, Node, Operation, PackedWeights};
+use super::shape::Shape;
+use super::weights::Weights;
+use super::window::Window;
 use network::Convolution;
 use reference::*;
 
@@ -24,7 +33,7 @@ fn cases(count: u32) -> ProptestConfig {
     ProptestConfig {
         cases: asked.and_then(|cases| cases.parse().ok()).unwrap_or(count),
         failure_persistence: None,
-        // A failure among large maps is told now, not smaller in an hour.
+        // A failure among large shape is told now, not smaller in an hour.
         max_shrink_time: 10_000,
         rng_seed: proptest::test_runner::RngSeed::Fixed(1),
         ..ProptestConfig::default()
@@ -36,10 +45,10 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![1usize..=9, 1usize..=70]
 }
 
-fn maps() -> impl Strategy<Value = Maps> {
+fn shapes() -> impl Strategy<Value = Shape> {
     let sizes = (1usize..=5, size(), size(), size());
-    sizes.prop_map(|(pictures, channels, height, width)| Maps {
-        pictures,
+    sizes.prop_map(|(batch, channels, height, width)| Shape {
+        batch,
         channels,
         height,
         width,
@@ -63,65 +72,84 @@ fn noise(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-fn blocked(maps: Maps, planar: &[f32]) -> Vec<f32> {
-    let mut blocked = vec![f32::NAN; maps.len()];
-    maps.to_blocked(planar, &mut blocked);
+fn blocked(shape: Shape, planar: &[f32]) -> Vec<f32> {
+    let mut blocked = vec![f32::NAN; shape.blocked_len()];
+    shape.to_blocked(planar, &mut blocked);
     blocked
 }
 
-fn planar(maps: Maps, blocked: &[f32]) -> Vec<f32> {
-    let mut planar = vec![f32::NAN; maps.planar_len()];
-    maps.to_planar(blocked, &mut planar);
+fn planar(shape: Shape, blocked: &[f32]) -> Vec<f32> {
+    let mut planar = vec![f32::NAN; shape.planar_len()];
+    shape.to_planar(blocked, &mut planar);
     planar
 }
 
+fn activation(relu: bool) -> Activation {
+    if relu {
+        Activation::Relu
+    } else {
+        Activation::Identity
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "a layer's operands")]
 fn convolve(
     isa: Isa,
     method: Method,
     x: &[f32],
-    maps: Maps,
+    shape: Shape,
     weights: &[f32],
     bias: &[f32],
+    relu: bool,
     pool: bool,
 ) -> Vec<f32> {
-    let filters = Filters {
-        weights,
+    let weights = Weights {
+        values: weights,
         out_channels: bias.len(),
-        in_channels: maps.channels,
+        in_channels: shape.channels,
+        size: 3,
         transposed: false,
     };
-    let mut blocked = vec![f32::NAN; maps.len()];
+    let mut blocked = vec![f32::NAN; shape.blocked_len()];
     let input = if method == Method::DirectPlanar {
         x
     } else {
-        maps.to_blocked(x, &mut blocked);
+        shape.to_blocked(x, &mut blocked);
         &blocked
     };
-    let whole = maps.with_channels(bias.len());
+    let whole = shape.with_channels(bias.len());
     let output = if pool { whole.pooled() } else { whole };
-    let mut y = vec![f32::NAN; output.len()];
+    let mut y = vec![f32::NAN; output.blocked_len()];
     let bias = pad_bias(bias);
     let epilogue = Epilogue {
         bias: Some(&bias),
-        relu: true,
+        activation: activation(relu),
         pool,
-        gate: None,
+        ..Epilogue::default()
     };
-    let prepared = method.prepare(isa, &filters);
-    let run = |prepared: Option<&[f32]>, y: &mut [f32]| {
-        method.convolve(isa, input, maps, &filters, prepared, &epilogue, y);
+    let packed = method.pack(isa, &weights);
+    let run = |packed: Option<&[f32]>, y: &mut [f32]| {
+        method.convolve(
+            isa,
+            input,
+            shape,
+            Window::SAME_3X3,
+            &weights,
+            packed,
+            &epilogue,
+            y,
+        );
     };
-    run(Some(&prepared), &mut y);
+    run(Some(&packed), &mut y);
     // Weights that are used once may go another way, to the same bits.
-    let mut once = vec![f32::NAN; output.len()];
+    let mut once = vec![f32::NAN; output.blocked_len()];
     run(None, &mut once);
     assert!(
         y.iter()
             .map(|y| y.to_bits())
             .eq(once.iter().map(|y| y.to_bits()))
     );
-    let mut planar =
-        vec![f32::NAN; output.pictures * output.channels * output.height * output.width];
+    let mut planar = vec![f32::NAN; output.planar_len()];
     output.to_planar(&y, &mut planar);
     planar
 }
@@ -139,28 +167,32 @@ proptest! {
 
     #[test]
     fn every_method_on_every_processor_is_the_convolution(
-        maps in maps(),
+        shape in shapes(),
         outputs in size(),
         seed in any::<u64>(),
+        with_relu in any::<bool>(),
         pool in any::<bool>(),
     ) {
-        let x = noise(maps.planar_len(), seed);
-        let weights = noise(outputs * maps.channels * 9, seed ^ 1);
+        let x = noise(shape.planar_len(), seed);
+        let weights = noise(outputs * shape.channels * 9, seed ^ 1);
         let bias = noise(outputs, seed ^ 2);
-        let mut expected = reference(&x, maps, &weights, &bias);
+        let mut expected = sums(&widened(&x), shape, &weights, &bias);
+        if with_relu {
+            expected = relu(&expected);
+        }
         if pool {
-            expected = pooled(&expected, maps);
+            expected = pooled(&expected, shape);
         }
         for method in METHODS {
-            let run = |isa| convolve(isa, method, &x, maps, &weights, &bias, pool);
-            let portable = widened(&run(Isa::Portable));
+            let run = |isa| convolve(isa, method, &x, shape, &weights, &bias, with_relu, pool);
+            let portable = widened(&run(Isa::portable()));
             for isa in Isa::available() {
                 let found = run(isa);
                 let error = relative_error(&found, &expected);
-                prop_assert!(error < 1e-5, "{isa:?} {method:?} {maps:?} → {outputs}: error {error:e}");
+                prop_assert!(error < 1e-5, "{isa:?} {method:?} {shape:?} → {outputs}: error {error:e}");
                 // The same sums, some of them rounded less often.
                 let error = relative_error(&found, &portable);
-                prop_assert!(error < 5e-6, "{isa:?} {method:?} {maps:?} → {outputs}: {error:e} from portable");
+                prop_assert!(error < 5e-6, "{isa:?} {method:?} {shape:?} → {outputs}: {error:e} from portable");
             }
         }
     }
@@ -171,8 +203,8 @@ proptest! {
 fn wide_layers_take_both_schedules() {
     // Enough tiles and channels for schedules by chunk and by panel, and for several chunks.
     for (channels, outputs, side) in [(48, 64, 64), (272, 288, 16), (512, 48, 13)] {
-        let maps = Maps {
-            pictures: 2,
+        let shape = Shape {
+            batch: 2,
             channels,
             height: side,
             width: side + 1,
@@ -180,36 +212,36 @@ fn wide_layers_take_both_schedules() {
         let x = noise(2 * channels * side * (side + 1), 5);
         let weights = noise(outputs * channels * 9, 6);
         let bias = noise(outputs, 7);
-        let expected = pooled(&reference(&x, maps, &weights, &bias), maps);
+        let expected = pooled(&reference(&x, shape, &weights, &bias), shape);
         for method in METHODS
             .into_iter()
             .filter(|method| *method != Method::DirectPlanar)
         {
-            let found = convolve(Isa::available()[0], method, &x, maps, &weights, &bias, true);
+            let found = convolve(Isa::best(), method, &x, shape, &weights, &bias, true, true);
             let error = relative_error(&found, &expected);
-            assert!(error < 1e-5, "{method:?} {maps:?}: error {error:e}");
+            assert!(error < 1e-5, "{method:?} {shape:?}: error {error:e}");
         }
     }
 }
 
 #[test]
 fn more_threads_than_panels_change_no_bit() {
-    let maps = Maps {
-        pictures: 2,
+    let shape = Shape {
+        batch: 2,
         channels: 272,
         height: 16,
         width: 17,
     };
-    let x = noise(maps.planar_len(), 5);
+    let x = noise(shape.planar_len(), 5);
     let (weights, bias) = (noise(160 * 272 * 9, 6), noise(160, 7));
     for method in METHODS {
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let isa = Isa::available()[0];
+            let isa = Isa::best();
             let found = pool
                 .build()
                 .unwrap()
-                .install(|| convolve(isa, method, &x, maps, &weights, &bias, false));
+                .install(|| convolve(isa, method, &x, shape, &weights, &bias, true, false));
             found.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
         };
         assert!(run(1) == run(23), "{method:?}");
@@ -223,9 +255,12 @@ fn sixteen_layers() -> Vec<Convolution> {
     for (count, outputs) in [(2, 16), (2, 32), (4, 64), (4, 128), (4, 128)] {
         for index in 1..=count {
             let pool = index == count;
+            // Some have no ReLU, pooled or not.
+            let relu = layers.len() % 5 != 3;
             layers.push(Convolution::random(
                 inputs,
                 outputs,
+                relu,
                 pool,
                 layers.len() as u64,
             ));
@@ -235,72 +270,113 @@ fn sixteen_layers() -> Vec<Convolution> {
     layers
 }
 
+/// What sixteen layers read, and make of it in f64.
+const SIXTEEN_LAYERS_READ: Shape = Shape {
+    batch: 2,
+    channels: 3,
+    height: 64,
+    width: 33,
+};
+
+fn expected_of_layers(layers: &[Convolution], x: &[f32]) -> Vec<f64> {
+    let (mut shape, mut expected) = (SIXTEEN_LAYERS_READ, widened(x));
+    for layer in layers {
+        expected = sums(&expected, shape, &layer.weights, &layer.bias);
+        if layer.relu {
+            expected = relu(&expected);
+        }
+        shape = shape.with_channels(layer.bias.len());
+        if layer.pool {
+            expected = pooled(&expected, shape);
+            shape = shape.pooled();
+        }
+    }
+    expected
+}
+
 #[test]
 fn sixteen_layers_stay_close() {
     let layers = sixteen_layers();
-    let first = Maps {
-        pictures: 2,
-        channels: 3,
-        height: 64,
-        width: 33,
-    };
-    let x = noise(first.planar_len(), 99);
-    let (mut maps, mut expected) = (first, widened(&x));
-    for layer in &layers {
-        expected = relu(&sums(&expected, maps, &layer.weights, &layer.bias));
-        maps = maps.with_channels(layer.bias.len());
-        if layer.pool {
-            expected = pooled(&expected, maps);
-            maps = maps.pooled();
-        }
-    }
+    let x = noise(SIXTEEN_LAYERS_READ.planar_len(), 99);
+    let expected = expected_of_layers(&layers, &x);
     for isa in Isa::available() {
         for method in METHODS {
-            let (mut maps, mut found) = (first, x.clone());
+            let (mut shape, mut found) = (SIXTEEN_LAYERS_READ, x.clone());
             for Convolution {
                 weights,
                 bias,
+                relu,
                 pool,
             } in &layers
             {
-                found = convolve(isa, method, &found, maps, weights, bias, *pool);
-                maps = maps.with_channels(bias.len());
-                maps = if *pool { maps.pooled() } else { maps };
+                found = convolve(isa, method, &found, shape, weights, bias, *relu, *pool);
+                shape = shape.with_channels(bias.len());
+                shape = if *pool { shape.pooled() } else { shape };
             }
             let error = relative_error(&found, &expected);
             assert!(error < 1e-4, "{isa:?} {method:?}: error {error:e}");
         }
-        // Methods change from layer to layer, and with the batch they are chosen for.
-        let run: Vec<Layer> = layers
-            .iter()
-            .map(|layer| Layer {
-                weights: &layer.weights,
-                bias: &layer.bias,
-                pool: layer.pool,
-                kept_as: None,
-            })
-            .collect();
-        let mut chosen = HashSet::new();
-        for batch in [1, 2, 8, 64] {
-            let mut maps = first.of(batch);
-            chosen.insert(
-                layers
-                    .iter()
-                    .map(|layer| {
-                        let method = Method::for_maps(maps, layer.bias.len());
-                        maps = maps.with_channels(layer.bias.len());
-                        maps = if layer.pool { maps.pooled() } else { maps };
-                        method
-                    })
-                    .collect::<Vec<_>>(),
-            );
-            let (found, maps) = stack::run(isa, &run, &Prepared::default(), &x, first, batch);
-            let error = relative_error(&planar(maps, &found), &expected);
-            assert!(
-                error < 1e-4,
-                "{isa:?}, as for {batch} pictures: error {error:e}"
-            );
+    }
+}
+
+/// Methods change from layer to layer, and with the batch they are chosen for.
+#[test]
+fn sixteen_layers_stay_close_with_any_batchs_methods() {
+    let layers = sixteen_layers();
+    let x = noise(SIXTEEN_LAYERS_READ.planar_len(), 99);
+    let expected = expected_of_layers(&layers, &x);
+    let run = layers.iter().enumerate().map(|(input, layer)| Node {
+        input,
+        operation: Operation::Conv(Conv {
+            weights: &layer.weights[..],
+            bias: &layer.bias[..],
+            window: Window::SAME_3X3,
+            depthwise: false,
+            residual: None,
+            activation: activation(layer.relu),
+            pool: layer.pool,
+            kept_as: None,
+        }),
+    });
+    let run: Vec<_> = run.collect();
+    let mut chosen = HashSet::new();
+    for batch in [1, 2, 8, 64] {
+        let mut shape = SIXTEEN_LAYERS_READ.with_batch(batch);
+        let methods = layers.iter().map(|layer| {
+            let method = Method::cheapest(shape, layer.bias.len());
+            shape = shape.with_channels(layer.bias.len());
+            shape = if layer.pool { shape.pooled() } else { shape };
+            method
+        });
+        chosen.insert(methods.collect::<Vec<_>>());
+        for isa in Isa::available() {
+            let packed = PackedWeights::default();
+            let (found, shape) = nodes::run(isa, &run, &packed, &x, SIXTEEN_LAYERS_READ, batch);
+            let error = relative_error(&planar(shape, &found), &expected);
+            assert!(error < 1e-4, "{isa:?}, as for {batch}: error {error:e}");
         }
-        assert!(chosen.len() > 1, "every batch takes the same methods");
+    }
+    assert!(chosen.len() > 1, "every batch takes the same methods");
+}
+
+#[test]
+fn the_switch_takes_the_names_of_what_there_is() {
+    assert_eq!(Isa::named(""), Ok(Some(Isa::best())));
+    assert_eq!(Isa::named("candle"), Ok(None));
+    for isa in Isa::available() {
+        assert_eq!(Isa::named(isa.name()), Ok(Some(isa)));
+    }
+    // Instructions of another processor, a misspelling, and names are exact.
+    let other = if cfg!(target_arch = "aarch64") {
+        "avx2"
+    } else {
+        "neon"
+    };
+    for name in [other, "avx-512", "Portable", " "] {
+        let unknown = Isa::named(name).unwrap_err();
+        let said = unknown.to_string();
+        for part in ["HEADSTART_KERNELS", name, "portable", "candle"] {
+            assert!(said.contains(part), "{said}");
+        }
     }
 }

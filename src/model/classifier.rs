@@ -8,14 +8,12 @@ use candle_core::{DType, Tensor, Var};
 use image::{DynamicImage, RgbImage};
 
 use super::backbone::{Backbone, Mode};
-use super::conv_base::ConvBase;
+use super::base::ConvBase;
 use super::head::{Dropout, Head, HeadLayers};
+use super::names;
 use super::summary::Summary;
-use crate::data::{self, Resize};
-use crate::{Error, Preprocess, Result};
-
-/// The input size a classifier starts with, in pixels: the notebook's.
-const DEFAULT_SIZE: (usize, usize) = (64, 64);
+use crate::data::{self, Preprocess, Resize};
+use crate::error::{Error, Result};
 
 /// A picture classifier: a convolutional base, a head, and what they need to take a picture from a file to a
 /// class name (class names, input size, resize filter, preprocess).
@@ -42,12 +40,14 @@ pub struct Classifier<B = ConvBase> {
 }
 
 impl<B: Backbone> Classifier<B> {
-    /// Puts a fresh head on a base, for pictures of 64×64 pixels (see [`input_size`](Self::input_size)).
+    /// Puts a fresh head on a base.
     ///
-    /// The preprocess is the one the base's weights carry.
+    /// Size and resize filter of the pictures are those the base's weights were trained with, 64×64 for VGG:
+    /// [`input_size`](Self::input_size) and [`resize`](Self::resize) set others. The preprocess is the one the weights
+    /// carry.
     ///
     /// # Errors
-    /// [`Error::Option`] unless the head has one output per class (one sigmoid unit for two classes) and the
+    /// [`Error::InvalidOption`] unless the head has one output per class (one sigmoid unit for two classes) and the
     /// class names are distinct.
     pub fn new(base: B, head: Head, class_names: &[impl AsRef<str>]) -> Result<Self> {
         let class_names: Vec<String> = class_names
@@ -55,15 +55,15 @@ impl<B: Backbone> Classifier<B> {
             .map(|name| name.as_ref().to_owned())
             .collect();
         check_classes(&class_names, &head)?;
-        let (height, width) = DEFAULT_SIZE;
+        let (height, width) = base.input_size();
         let head = head.build(base.output_shape(height, width)?, &base.device())?;
-        let preprocess = base.preprocess();
+        let (resize, preprocess) = (base.resize(), base.preprocess());
         Ok(Self {
             base,
             head,
             class_names,
-            input_size: DEFAULT_SIZE,
-            resize: Resize::default(),
+            input_size: (height, width),
+            resize,
             preprocess,
         })
     }
@@ -72,7 +72,7 @@ impl<B: Backbone> Classifier<B> {
     /// afresh: call it before training.
     ///
     /// # Errors
-    /// [`Error::Option`] for a size the base cannot take.
+    /// [`Error::InvalidOption`] for a size the base cannot take.
     pub fn input_size(mut self, height: usize, width: usize) -> Result<Self> {
         let features = self.base.output_shape(height, width)?;
         self.head = self.head.config().build(features, &self.base.device())?;
@@ -80,7 +80,7 @@ impl<B: Backbone> Classifier<B> {
         Ok(self)
     }
 
-    /// Sets the resize filter; the default is [`Resize::Bilinear`].
+    /// Sets the resize filter; the default is the base's.
     pub fn resize(mut self, resize: Resize) -> Self {
         self.resize = resize;
         self
@@ -124,7 +124,7 @@ impl<B: Backbone> Classifier<B> {
     /// The same classifier with its one sigmoid unit written as two softmax units: equal probabilities.
     ///
     /// # Errors
-    /// [`Error::Option`] when the head is not a sigmoid unit.
+    /// [`Error::InvalidOption`] when the head is not a sigmoid unit.
     pub fn to_softmax(mut self) -> Result<Self> {
         self.head = self.head.to_softmax()?;
         Ok(self)
@@ -133,7 +133,7 @@ impl<B: Backbone> Classifier<B> {
     /// The same classifier with its two softmax units written as one sigmoid unit: equal probabilities.
     ///
     /// # Errors
-    /// [`Error::Option`] when the head has not two softmax units.
+    /// [`Error::InvalidOption`] when the head has not two softmax units.
     pub fn to_sigmoid(mut self) -> Result<Self> {
         self.head = self.head.to_sigmoid()?;
         Ok(self)
@@ -142,10 +142,33 @@ impl<B: Backbone> Classifier<B> {
     /// The trainable parameters by name: the base's from the input on, then the head's. The order is always
     /// the same.
     pub fn variables(&self) -> Vec<(String, Var)> {
-        let base = self.base.variables().into_iter();
+        let variables = self.variables_by_block().into_iter();
+        variables.map(|(_, name, var)| (name, var)).collect()
+    }
+
+    /// The same with the name of the block that each belongs to, `head` for the head's.
+    pub(crate) fn variables_by_block(&self) -> Vec<(String, String, Var)> {
+        let blocks = self.base.blocks();
+        let base = self.base.parameters().into_iter().filter_map(|parameter| {
+            let block = blocks[parameter.block].name.clone();
+            Some((
+                block,
+                format!("{}{}", names::BASE, parameter.name),
+                parameter.variable?,
+            ))
+        });
         let head = self.head.variables().into_iter();
-        base.map(|(name, var)| (format!("base.{name}"), var))
-            .chain(head.map(|(name, var)| (format!("head.{name}"), var)))
+        let block = || names::HEAD_BLOCK.to_owned();
+        base.chain(head.map(|(name, var)| (block(), format!("{}{name}", names::HEAD), var)))
+            .collect()
+    }
+
+    /// Every tensor by the name it has in files, without a graph.
+    pub(crate) fn tensors(&self) -> Vec<(String, Tensor)> {
+        let base = self.base.tensors().into_iter();
+        let head = self.head.tensors().into_iter();
+        base.map(|(name, tensor)| (format!("{}{name}", names::BASE), tensor))
+            .chain(head.map(|(name, tensor)| (format!("{}{name}", names::HEAD), tensor)))
             .collect()
     }
 
@@ -158,17 +181,12 @@ impl<B: Backbone> Classifier<B> {
     }
 
     /// The table of layers: output shapes, parameters, and what training may change.
-    ///
-    /// # Errors
-    /// None for a classifier that was made: its size was checked.
-    pub fn summary(&self) -> Result<Summary> {
+    pub fn summary(&self) -> Summary {
         let (height, width) = self.input_size;
-        let mut layers = self.base.layers(height, width)?;
+        let base = self.base.layers(height, width);
+        let mut layers = base.expect("the size was checked when it was set");
         layers.extend(self.head.layers());
-        Ok(Summary::new(
-            format!("{} classifier", self.base.architecture()),
-            layers,
-        ))
+        Summary::new(format!("{} classifier", self.base.architecture()), layers)
     }
 
     /// Logits of preprocessed images: (N, 3, H, W) → (N, 1) or (N, K), for use.

@@ -1,21 +1,25 @@
 //! Batches → logits.
 
+pub mod arch;
 mod backbone;
+mod base;
+mod check;
 mod classifier;
-mod conv_base;
 mod head;
+mod names;
 mod parameter;
 mod saved;
 mod summary;
-mod vgg;
 mod weights;
 
-pub use backbone::{Backbone, BlockInfo, LayerInfo, Mode};
+pub use arch::{Arch, BaseInfo, Block, Top1, Vgg, bases};
+pub use backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBackbone};
+pub use base::ConvBase;
+pub use check::check_backbone;
 pub use classifier::{Classifier, Picture, Prediction};
-pub use conv_base::ConvBase;
 pub use head::{Dropout, Head, HeadLayers, Pooling};
 pub use summary::Summary;
-pub use vgg::{Block, Vgg};
 #[cfg(feature = "hub")]
+#[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
 pub use weights::Hub;
 pub use weights::Weights;

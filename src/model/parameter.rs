@@ -2,16 +2,30 @@
 
 use candle_core::{Tensor, Var};
 
-use crate::Result;
+use super::backbone::Mode;
+use crate::error::Result;
 
 /// A tensor of a model: a plain tensor while frozen, so that candle records no graph for it, a variable
 /// while trainable.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Parameter {
     /// Takes no gradient.
     Frozen(Tensor),
     /// Takes a gradient and may be updated.
     Trainable(Var),
+}
+
+/// A clone's variable is one of its own: training one leaves the other as it is.
+impl Clone for Parameter {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Frozen(tensor) => Self::Frozen(tensor.clone()),
+            Self::Trainable(var) => {
+                let copy = Var::from_tensor(&var.as_detached_tensor());
+                Self::Trainable(copy.expect("the device has room for a copy of a variable"))
+            }
+        }
+    }
 }
 
 impl Parameter {
@@ -28,6 +42,14 @@ impl Parameter {
         match self {
             Self::Frozen(tensor) => tensor.clone(),
             Self::Trainable(var) => var.as_detached_tensor(),
+        }
+    }
+
+    /// The values as a pass of this mode uses them.
+    pub(crate) fn value(&self, mode: Mode) -> Tensor {
+        match mode {
+            Mode::Train => self.tensor().clone(),
+            Mode::Infer => self.detached(),
         }
     }
 

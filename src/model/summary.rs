@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::backbone::LayerInfo;
 
-/// Widths of the columns between the rules, as Keras draws them at 88 characters plus one for the flag.
+/// Widths of the columns between the rules, as Keras draws them at 88 characters plus one for the flag; the first two
+/// grow with what stands in them.
 const WIDTHS: [usize; 4] = [33, 26, 15, 9];
 
 /// A model's layers with output shapes, parameter counts and freeze flags; its `Display` is the table.
@@ -14,7 +15,7 @@ const WIDTHS: [usize; 4] = [33, 26, 15, 9];
 /// use headstart::{ConvBase, Weights};
 ///
 /// let base = ConvBase::vgg11(Weights::Random { seed: 1 }, &Device::Cpu)?.frozen();
-/// let summary = base.summary((64, 64))?;
+/// let summary = base.summary(64, 64)?;
 /// assert_eq!(summary.total_parameters(), 9_220_480);
 /// assert_eq!(summary.trainable_parameters(), 0);
 /// println!("{summary}");
@@ -53,33 +54,25 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Model: \"{}\"", self.title)?;
-        rule(f, '┏', '━', '┳', '┓')?;
-        let header = ["Layer (type)", "Output Shape", "Param #", "Trainable"];
-        row(f, '┃', header.map(str::to_owned))?;
-        rule(f, '┡', '━', '╇', '┩')?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            if index > 0 {
-                rule(f, '├', '─', '┼', '┤')?;
+        let header = ["Layer (type)", "Output Shape", "Param #", "Trainable"].map(str::to_owned);
+        let rows: Vec<_> = self.layers.iter().map(cells).collect();
+        let mut widths = WIDTHS;
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
             }
-            let flag = match (layer.parameters, layer.trainable) {
-                (0, _) => "-",
-                (_, true) => "Y",
-                (_, false) => "N",
-            };
-            let output: Vec<_> = layer.output.iter().map(usize::to_string).collect();
-            row(
-                f,
-                '│',
-                [
-                    format!("{} ({})", layer.name, layer.kind),
-                    format!("(None, {})", output.join(", ")),
-                    thousands(layer.parameters),
-                    flag.to_owned(),
-                ],
-            )?;
         }
-        rule(f, '└', '─', '┴', '┘')?;
+        writeln!(f, "Model: \"{}\"", self.title)?;
+        rule(f, widths, ['┏', '━', '┳', '┓'])?;
+        write_row(f, widths, '┃', &header)?;
+        rule(f, widths, ['┡', '━', '╇', '┩'])?;
+        for (index, row) in rows.iter().enumerate() {
+            if index > 0 {
+                rule(f, widths, ['├', '─', '┼', '┤'])?;
+            }
+            write_row(f, widths, '│', row)?;
+        }
+        rule(f, widths, ['└', '─', '┴', '┘'])?;
         let (total, trainable) = (self.total_parameters(), self.trainable_parameters());
         for (what, count) in [
             ("Total params", total),
@@ -92,26 +85,37 @@ impl fmt::Display for Summary {
     }
 }
 
-fn rule(
-    f: &mut fmt::Formatter<'_>,
-    left: char,
-    line: char,
-    cross: char,
-    right: char,
-) -> fmt::Result {
-    write!(f, "{left}")?;
-    for (index, width) in WIDTHS.into_iter().enumerate() {
-        if index > 0 {
-            write!(f, "{cross}")?;
-        }
-        write!(f, "{}", line.to_string().repeat(width + 2))?;
-    }
-    writeln!(f, "{right}")
+/// A layer's name, shape, count and flag.
+fn cells(layer: &LayerInfo) -> [String; 4] {
+    let flag = match (layer.parameters, layer.trainable) {
+        (0, _) => "-",
+        (_, true) => "Y",
+        (_, false) => "N",
+    };
+    let output: Vec<_> = layer.output.iter().map(usize::to_string).collect();
+    [
+        format!("{} ({})", layer.name, layer.kind),
+        format!("(None, {})", output.join(", ")),
+        thousands(layer.parameters),
+        flag.to_owned(),
+    ]
 }
 
-fn row(f: &mut fmt::Formatter<'_>, edge: char, cells: [String; 4]) -> fmt::Result {
-    let [name, shape, count, flag] = cells;
-    let [w0, w1, w2, w3] = WIDTHS;
+fn rule(
+    f: &mut fmt::Formatter<'_>,
+    widths: [usize; 4],
+    [left, line, cross, right]: [char; 4],
+) -> fmt::Result {
+    let lines = widths.map(|width| line.to_string().repeat(width + 2));
+    writeln!(f, "{left}{}{right}", lines.join(&cross.to_string()))
+}
+
+fn write_row(
+    f: &mut fmt::Formatter<'_>,
+    [w0, w1, w2, w3]: [usize; 4],
+    edge: char,
+    [name, shape, count, flag]: &[String; 4],
+) -> fmt::Result {
     writeln!(
         f,
         "{edge} {name:<w0$} {edge} {shape:<w1$} {edge} {count:>w2$} {edge} {flag:^w3$} {edge}"

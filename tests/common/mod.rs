@@ -1,15 +1,17 @@
 //! Pictures that a classifier can tell apart.
 
+pub mod numbers;
+
 use std::path::Path;
 use std::sync::OnceLock;
 
 use candle_core::Device;
-use headstart::{ConvBase, DirectoryDataset, Weights};
+use headstart::{ConvBase, Dataset, Weights};
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 
 /// A folder of reddish and bluish pictures with noise, `count` of each.
-pub fn colours(count: u32) -> (TempDir, DirectoryDataset) {
+pub fn colours(count: u32) -> (TempDir, Dataset) {
     let folder = tempfile::tempdir().unwrap();
     for (class, tint) in [("blue", [40, 40, 200]), ("red", [200, 40, 40])] {
         std::fs::create_dir(folder.path().join(class)).unwrap();
@@ -21,7 +23,7 @@ pub fn colours(count: u32) -> (TempDir, DirectoryDataset) {
             );
         }
     }
-    let dataset = DirectoryDataset::open(folder.path()).unwrap();
+    let dataset = Dataset::open(folder.path()).unwrap();
     (folder, dataset)
 }
 

@@ -1,4 +1,4 @@
-//! Changes of grey levels: channel shift and brightness, to Keras's rules.
+//! Changes of grey levels, channel shift and brightness, by Keras's rules.
 
 use image::Rgb32FImage;
 

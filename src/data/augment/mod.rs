@@ -1,21 +1,20 @@
 //! Random variations of a picture: what they are drawn from, and how they are applied.
 
 mod levels;
+mod params;
+mod preview;
 mod warp;
 
 use std::ops::RangeInclusive;
 
-use image::{Rgb, Rgb32FImage, RgbImage, imageops};
+use image::{Rgb32FImage, RgbImage, imageops};
 use rand::{Rng, RngExt};
 
-use warp::Affine;
-pub use warp::FillMode;
+pub use self::params::AugmentParams;
+pub use self::warp::FillMode;
 
-use crate::random::{self, Purpose};
-use crate::{Error, Result};
-
-/// The gap between the pictures of a contact sheet, in pixels.
-const GAP: u32 = 2;
+use self::warp::Affine;
+use crate::error::{Error, Result};
 
 /// Draws random variations of pictures, with the abilities of Keras's `ImageDataGenerator`.
 ///
@@ -23,13 +22,13 @@ const GAP: u32 = 2;
 /// affine warp with one bilinear resampling; then come channel shift, flips and brightness. Sampling parameters
 /// and applying them are two steps, so that the second is a pure function.
 ///
-/// By default width and height mean what they say and the warp is about the true centre. Keras 3 exchanges
-/// height and width in the shifts and the centre, and its `wrap` has a period of one pixel less;
-/// [`keras_compat`](Self::keras_compat) reproduces that. With square pictures and equal shifts the two draw from
-/// the same distribution.
+/// Keras 3 swaps height and width in the shifts and in the centre of the warp, and its `wrap` has a period of one
+/// pixel less. Here both are right, and [`keras_compat`](Self::keras_compat) reproduces Keras. With square pictures
+/// and equal shifts the two draw from the same distribution.
 ///
 /// ```
-/// use headstart::{AugmentParams, Augmenter};
+/// use headstart::Augmenter;
+/// use headstart::data::AugmentParams;
 /// use image::RgbImage;
 ///
 /// let augmenter = Augmenter::new().rotation(40.0).shift(0.2, 0.2).zoom(0.2).horizontal_flip(true);
@@ -71,67 +70,15 @@ impl Default for Augmenter {
     }
 }
 
-/// One variation of a picture: what [`Augmenter::sample`] draws and [`Augmenter::apply`] applies. The default
-/// changes nothing.
-///
-/// ```
-/// use headstart::{AugmentParams, Augmenter};
-/// use image::{Rgb, Rgb32FImage};
-///
-/// let picture = Rgb32FImage::from_fn(2, 1, |x, _| Rgb([x as f32; 3]));
-/// let mirrored = AugmentParams { flip_horizontal: true, ..AugmentParams::default() };
-/// assert_eq!(Augmenter::new().apply(&picture, &mirrored).get_pixel(0, 0), &Rgb([1.0; 3]));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AugmentParams {
-    /// Degrees counter-clockwise.
-    pub rotation: f64,
-    /// Pixels the content moves up (in Keras compat mode, left).
-    pub height_shift: f64,
-    /// Pixels the content moves left (in Keras compat mode, up).
-    pub width_shift: f64,
-    /// Shear angle in degrees.
-    pub shear: f64,
-    /// Source columns per output column: below 1 magnifies.
-    pub zoom_x: f64,
-    /// Source rows per output row: below 1 magnifies.
-    pub zoom_y: f64,
-    /// Whether left and right are exchanged.
-    pub flip_horizontal: bool,
-    /// Whether top and bottom are exchanged.
-    pub flip_vertical: bool,
-    /// Grey levels added to every channel, if enabled.
-    pub channel_shift: Option<f64>,
-    /// Factor on the grey levels, if enabled.
-    pub brightness: Option<f64>,
-}
-
-impl Default for AugmentParams {
-    fn default() -> Self {
-        Self {
-            rotation: 0.0,
-            height_shift: 0.0,
-            width_shift: 0.0,
-            shear: 0.0,
-            zoom_x: 1.0,
-            zoom_y: 1.0,
-            flip_horizontal: false,
-            flip_vertical: false,
-            channel_shift: None,
-            brightness: None,
-        }
-    }
-}
-
 impl Augmenter {
     /// An augmenter that changes nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The notebook's heavy augmentation: rotation ±40°, shifts of a fifth, shear ±0.2° (Keras's unit is
-    /// degrees; the notebook's number comes from a time when it was radians), zoom 0.8 to 1.2, mirrored half of
-    /// the time, the nearest pixel outside.
+    /// Heavy augmentation, that of the Keras notebook which this crate began as ("Coming from Keras" in the README):
+    /// rotation ±40°, shifts of a fifth, shear ±0.2°, zoom 0.8 to 1.2, mirrored half of the time, the nearest pixel
+    /// outside. (The shear was meant in radians, as older Keras had it; Keras 3 and this crate take degrees.)
     pub fn notebook() -> Self {
         Self::new()
             .rotation(40.0)
@@ -147,10 +94,10 @@ impl Augmenter {
         self
     }
 
-    /// Shifts by up to these fractions, at most 1, of the width (sideways) and of the height (up and down).
-    pub fn shift(mut self, width: f64, height: f64) -> Self {
-        self.width_shift = width;
+    /// Shifts by up to these fractions, at most 1, of the height (up and down) and of the width (sideways).
+    pub fn shift(mut self, height: f64, width: f64) -> Self {
         self.height_shift = height;
+        self.width_shift = width;
         self
     }
 
@@ -198,14 +145,14 @@ impl Augmenter {
         self
     }
 
-    /// Sets what is read outside the picture; the default is the nearest pixel.
+    /// What is read outside the picture. Default: [`FillMode::Nearest`].
     pub fn fill_mode(mut self, mode: FillMode) -> Self {
         self.fill_mode = mode;
         self
     }
 
-    /// Reproduces Keras 3's exchange of height and width in shifts and centre, and its `wrap` of one pixel
-    /// less; the default is not to.
+    /// Swaps height and width in shifts and centre, and takes one pixel from the period of `wrap`, as Keras 3 does.
+    /// Off by default.
     pub fn keras_compat(mut self, enabled: bool) -> Self {
         self.keras_compat = enabled;
         self
@@ -214,7 +161,7 @@ impl Augmenter {
     /// Checks every option.
     ///
     /// # Errors
-    /// [`Error::Option`] for an option out of its range.
+    /// [`Error::InvalidOption`] for an option out of its range.
     pub fn check(&self) -> Result<()> {
         let within = |option, value: f64, most: f64, allowed: &str| {
             if (0.0..=most).contains(&value) {
@@ -223,26 +170,14 @@ impl Augmenter {
                 Err(Error::option(option, value, allowed))
             }
         };
+        let share_of_height = "0 to 1, a fraction of the height";
+        let share_of_width = "0 to 1, a fraction of the width";
         within("rotation", self.rotation, 180.0, "0 to 180 degrees")?;
-        within(
-            "shift width",
-            self.width_shift,
-            1.0,
-            "0 to 1, a fraction of the width",
-        )?;
-        within(
-            "shift height",
-            self.height_shift,
-            1.0,
-            "0 to 1, a fraction of the height",
-        )?;
+        within("shift height", self.height_shift, 1.0, share_of_height)?;
+        within("shift width", self.width_shift, 1.0, share_of_width)?;
         within("shear", self.shear, 89.0, "0 to 89 degrees")?;
-        within(
-            "channel_shift",
-            self.channel_shift,
-            255.0,
-            "0 to 255 grey levels",
-        )?;
+        let levels = "0 to 255 grey levels";
+        within("channel_shift", self.channel_shift, 255.0, levels)?;
         let range = |option, (low, high): (f64, f64), above_zero: bool, allowed: &str| {
             let bounded = low >= 0.0 && !(above_zero && low == 0.0) && high.is_finite();
             if bounded && low <= high {
@@ -253,12 +188,8 @@ impl Augmenter {
         };
         range("zoom", self.zoom, true, "a range of factors above 0")?;
         if let Some(brightness) = self.brightness {
-            range(
-                "brightness",
-                brightness,
-                false,
-                "a range of factors, 0 or more",
-            )?;
+            let factors = "a range of factors, 0 or more";
+            range("brightness", brightness, false, factors)?;
         }
         if let FillMode::Constant(level) = self.fill_mode
             && !level.is_finite()
@@ -324,42 +255,6 @@ impl Augmenter {
             levels::brighten(&mut varied, factor as f32);
         }
         varied
-    }
-
-    /// A contact sheet of `count` variations of a picture, in a grid of about as many columns as rows with white
-    /// gaps of two pixels.
-    ///
-    /// # Errors
-    /// [`Error::Option`] for an option out of its range, or a count of 0.
-    pub fn preview(&self, picture: &RgbImage, count: usize, seed: u64) -> Result<RgbImage> {
-        self.check()?;
-        if count == 0 {
-            return Err(Error::option("count", count, "1 or more"));
-        }
-        let (width, height) = picture.dimensions();
-        let columns = (count as f64).sqrt().ceil() as u32;
-        let rows = (count as u32).div_ceil(columns);
-        let white = Rgb([255; 3]);
-        let mut sheet = RgbImage::from_pixel(
-            columns * (width + GAP) - GAP,
-            rows * (height + GAP) - GAP,
-            white,
-        );
-        let levels = grey_levels(picture);
-        for index in 0..count as u32 {
-            let mut rng = random::stream(seed, Purpose::Augment, 0, index.into());
-            let params = self.sample(height as usize, width as usize, &mut rng);
-            let varied = self.apply(&levels, &params);
-            let (left, top) = (
-                index % columns * (width + GAP),
-                index / columns * (height + GAP),
-            );
-            for (x, y, pixel) in varied.enumerate_pixels() {
-                let rounded = pixel.0.map(|level| level.round() as u8);
-                sheet.put_pixel(left + x, top + y, Rgb(rounded));
-            }
-        }
-        Ok(sheet)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use image::{Rgb, Rgb32FImage};
 
-use super::AugmentParams;
+use super::params::AugmentParams;
 
 /// How far outside, in pixels, a coordinate still counts as on the edge.
 const ON_EDGE: f64 = 1e-9;
@@ -12,7 +12,7 @@ const ON_EDGE: f64 = 1e-9;
 /// For a row `a b c d`:
 ///
 /// ```
-/// use headstart::FillMode;
+/// use headstart::data::FillMode;
 ///
 /// // Nearest        a a a | a b c d | d d d
 /// // Constant(0.0)  0 0 0 | a b c d | 0 0 0
@@ -45,8 +45,8 @@ impl Affine {
     /// The map from output to input pixels, about the picture's centre; none for the identity.
     ///
     /// Source: `get_random_transform` and `apply_affine_transform` of Keras's `ImageDataGenerator`, multiplied
-    /// out. There the x axis is meant to be rows and ends up as columns: the height shift moves columns, and the
-    /// centre has height and width exchanged. `keras_compat` keeps both; otherwise each is put right.
+    /// out. There the x axis is meant to be rows and ends up as columns: the height shift moves columns, and height
+    /// and width are swapped in the centre. `keras_compat` keeps both faults; otherwise each is put right.
     pub(super) fn new(
         params: &AugmentParams,
         height: usize,
@@ -122,7 +122,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn sample(&self, row: f64, column: f64) -> [f32; 3] {
-        // A coordinate on the edge may come out of the arithmetic just beside it.
+        // Rounding may put a coordinate that is on the edge just beside it.
         let inside = |at: f64, length: usize| at >= -ON_EDGE && at <= (length - 1) as f64 + ON_EDGE;
         if let FillMode::Constant(level) = self.fill {
             // scipy's rule: no blending with the edge.

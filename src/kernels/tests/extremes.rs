@@ -2,16 +2,20 @@
 
 use std::hint::black_box;
 
-use super::super::conv::Isa;
-use super::super::layout::Maps;
+use super::super::activation::Activation;
+use super::super::elementwise::activation_gradient;
+use super::super::isa::Isa;
+use super::super::pool::{max_pool, max_pool_gradient};
+use super::super::shape::Shape;
+use super::super::winograd::parameter_gradients;
 use super::network::{Network, sooner};
 use super::reference::*;
 use super::{METHODS, blocked, convolve, noise, planar};
 
 #[test]
 fn what_is_not_finite_stays_so() {
-    let maps = Maps {
-        pictures: 1,
+    let shape = Shape {
+        batch: 1,
         channels: 5,
         height: 13,
         width: 11,
@@ -26,16 +30,16 @@ fn what_is_not_finite_stays_so() {
                 (f32::NEG_INFINITY, true),
             ] {
                 for place in [0, 6 * 11 + 5, 13 * 11 - 1] {
-                    let mut x = noise(maps.planar_len(), 3);
+                    let mut x = noise(shape.planar_len(), 3);
                     x[2 * 13 * 11 + place] = bad;
-                    let expected = reference(&x, maps, &weights, &bias);
-                    let whole = maps.with_channels(18);
+                    let expected = reference(&x, shape, &weights, &bias);
+                    let whole = shape.with_channels(18);
                     let expected = if pool {
                         pooled(&expected, whole)
                     } else {
                         expected
                     };
-                    let found = convolve(isa, method, &x, maps, &weights, &bias, pool);
+                    let found = convolve(isa, method, &x, shape, &weights, &bias, true, pool);
                     for (found, expected) in found.iter().zip(&expected) {
                         // max(−∞, 0) is 0: a direct convolution may give the number 0, never another one.
                         assert!(
@@ -51,9 +55,9 @@ fn what_is_not_finite_stays_so() {
 
 /// Runs a network and counts the gradients that f64 has no finite numbers for: the kernels must have none either.
 fn count_not_finite(isa: Isa, network: &Network, x: &[f32], cotangent: &[f32]) -> usize {
-    let relus = network.relus(isa, x);
-    let expected = network.expected(&relus, x, cotangent).gradients;
-    let found = network.run(isa, &[true; 2], x, cotangent, sooner);
+    let outputs = network.unpooled(isa, x);
+    let expected = network.expected(&outputs, x, cotangent).gradients;
+    let found = network.run(isa, &[true; 2], false, x, cotangent, sooner);
     let mut count = 0;
     for (index, [dw, db, _]) in expected.iter().enumerate() {
         for (found, expected) in found.gradients[index].iter().flatten().zip([dw, db]) {
@@ -71,16 +75,16 @@ fn count_not_finite(isa: Isa, network: &Network, x: &[f32], cotangent: &[f32]) -
 
 #[test]
 fn what_is_not_finite_shows_in_gradients() {
-    let maps = Maps {
-        pictures: 2,
+    let shape = Shape {
+        batch: 2,
         channels: 5,
         height: 13,
         width: 11,
     };
     for isa in Isa::available() {
         for pool in [[false, false], [true, false], [false, true]] {
-            let network = Network::random(maps, &[18, 7], &pool, 4);
-            let x = noise(maps.planar_len(), 3);
+            let network = Network::random(shape, &[18, 7], &[true; 2], &pool, 4);
+            let x = noise(shape.planar_len(), 3);
             let cotangent = noise(network.output().planar_len(), 5);
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let (mut by_input, mut by_cotangent) = (0, 0);
@@ -108,21 +112,21 @@ fn what_is_not_finite_shows_in_gradients() {
 /// gate must not make 0 of it.
 #[test]
 fn closed_gates_do_not_hide_nan() {
-    let maps = Maps {
-        pictures: 1,
+    let shape = Shape {
+        batch: 1,
         channels: 16,
         height: 2,
         width: 4,
     };
-    let closed = vec![0.0; maps.len()];
+    let closed = vec![0.0; shape.blocked_len()];
     for isa in Isa::available() {
-        let mut gradient = vec![f32::NAN; maps.len()];
-        isa.relu_gradient(&closed, &mut gradient);
+        let mut gradient = vec![f32::NAN; shape.blocked_len()];
+        activation_gradient(isa, Activation::Relu, &closed, &mut gradient);
         assert!(gradient.iter().all(|g| g.is_nan()), "{isa:?}");
 
-        let pooled = vec![f32::NAN; maps.pooled().len()];
-        let mut gradient = vec![1.0; maps.len()];
-        isa.relu_max_pool_gradient(&closed, maps, &pooled, &mut gradient);
+        let pooled = vec![f32::NAN; shape.pooled().blocked_len()];
+        let mut gradient = vec![1.0; shape.blocked_len()];
+        max_pool_gradient(isa, &closed, shape, true, &pooled, &mut gradient);
         let nan = gradient.iter().filter(|g| g.is_nan()).count();
         assert_eq!(nan, pooled.len(), "{isa:?}");
     }
@@ -184,33 +188,33 @@ fn assert_within(found: &[f32], expected: &[f64], bound: f64, what: &str) {
 /// weight and product were rounded to a few of the smallest steps.
 #[test]
 fn subnormal_numbers_are_not_flushed() {
-    let maps = Maps {
-        pictures: 2,
+    let shape = Shape {
+        batch: 2,
         channels: 20,
         height: 9,
         width: 14,
     };
     let outputs = 18;
-    let ones = vec![1.0; outputs * maps.channels * 9];
+    let ones = vec![1.0; outputs * shape.channels * 9];
     for (of_x, of_weights) in SCALES {
-        let x = scaled(noise(maps.planar_len(), 1), of_x);
-        let weights = scaled(noise(outputs * maps.channels * 9, 2), of_weights);
+        let x = scaled(noise(shape.planar_len(), 1), of_x);
+        let weights = scaled(noise(outputs * shape.channels * 9, 2), of_weights);
         let bias = scaled(noise(outputs, 3), of_x * of_weights);
-        let expected = reference(&x, maps, &weights, &bias);
+        let expected = reference(&x, shape, &weights, &bias);
         let magnitudes: Vec<f32> = weights.iter().map(|weight| weight.abs()).collect();
-        let rounding = 1e-6 * largest(&sums(&absolute(&x), maps, &magnitudes, &bias));
+        let rounding = 1e-6 * largest(&sums(&absolute(&x), shape, &magnitudes, &bias));
         let filters = absolute(&weights);
         let filters = filters
-            .chunks_exact(9 * maps.channels)
+            .chunks_exact(9 * shape.channels)
             .map(|filter| filter.iter().sum());
         let numbers = largest(&filters.collect::<Vec<_>>())
-            + largest(&sums(&absolute(&x), maps, &ones, &[0.0]))
-            + 9.0 * maps.channels as f64;
+            + largest(&sums(&absolute(&x), shape, &ones, &[0.0]))
+            + 9.0 * shape.channels as f64;
         let bound = rounding + STEPS * STEP * numbers;
         for isa in Isa::available() {
             for method in METHODS {
                 let what = format!("{isa:?} {method:?}, {of_x:e} · {of_weights:e}");
-                let found = convolve(isa, method, &x, maps, &weights, &bias, false);
+                let found = convolve(isa, method, &x, shape, &weights, &bias, true, false);
                 assert_within(&found, &expected, bound, &what);
                 assert_subnormals_are_numbers(&what);
             }
@@ -220,31 +224,32 @@ fn subnormal_numbers_are_not_flushed() {
 
 #[test]
 fn subnormal_gradients_are_not_flushed() {
-    let maps = Maps {
-        pictures: 2,
+    let shape = Shape {
+        batch: 2,
         channels: 20,
         height: 9,
         width: 14,
     };
-    let output = maps.with_channels(18);
+    let output = shape.with_channels(18);
     let pixels = 2 * 9 * 14;
     for (of_x, of_dy) in SCALES {
-        let x = scaled(noise(maps.planar_len(), 1), of_x);
+        let x = scaled(noise(shape.planar_len(), 1), of_x);
         let dy = scaled(noise(output.planar_len(), 2), of_dy);
-        let dw = weight_gradient(&widened(&x), maps, &widened(&dy), 18);
-        let db = bias_gradient(&widened(&dy), maps, 18);
-        let rounding = 1e-6 * largest(&weight_gradient(&absolute(&x), maps, &absolute(&dy), 18));
+        let dw = weight_gradient(&widened(&x), shape, &widened(&dy), 18);
+        let db = bias_gradient(&widened(&dy), shape, 18);
+        let rounding = 1e-6 * largest(&weight_gradient(&absolute(&x), shape, &absolute(&dy), 18));
         // A tap meets no more than all pixels of a channel.
-        let of_channels =
-            |numbers: &[f32], channels| largest(&bias_gradient(&absolute(numbers), maps, channels));
+        let of_channels = |numbers: &[f32], channels| {
+            largest(&bias_gradient(&absolute(numbers), shape, channels))
+        };
         let numbers = of_channels(&x, 20) + of_channels(&dy, 18) + pixels as f64;
         let bound = rounding + STEPS * STEP * numbers;
-        let (x, blocked_dy) = (blocked(maps, &x), blocked(output, &dy));
+        let (x, blocked_dy) = (blocked(shape, &x), blocked(output, &dy));
         for isa in Isa::available() {
             let what = format!("{isa:?}, {of_x:e} · {of_dy:e}");
             let mut found = vec![f32::NAN; dw.len()];
             let mut found_db = vec![f32::NAN; db.len()];
-            isa.parameter_gradients(&x, maps, &blocked_dy, &mut found, &mut found_db);
+            parameter_gradients(isa, &x, shape, &blocked_dy, &mut found, &mut found_db);
             assert_within(&found, &dw, bound, &what);
             // Sums of subnormal numbers are exact.
             assert_within(&found_db, &db, 1e-6 * of_channels(&dy, 18), &what);
@@ -256,36 +261,36 @@ fn subnormal_gradients_are_not_flushed() {
 /// Above zero is above zero, however little.
 #[test]
 fn subnormal_outputs_pass_gates_and_pools() {
-    let maps = Maps {
-        pictures: 1,
+    let shape = Shape {
+        batch: 1,
         channels: 16,
         height: 4,
         width: 6,
     };
     let least = f32::from_bits(1);
-    let y: Vec<f32> = (0..maps.planar_len())
+    let y: Vec<f32> = (0..shape.planar_len())
         .map(|index| least * [0.0, 1.0, 3.0, 2.0, 0.0][index % 5])
         .collect();
-    let winners = routes(&y, maps, true);
+    let winners = routes(&y, shape, true, true);
     for isa in Isa::available() {
-        let ones = vec![1.0; maps.planar_len()];
-        let mut gradient = blocked(maps, &ones);
-        isa.relu_gradient(&blocked(maps, &y), &mut gradient);
+        let ones = vec![1.0; shape.planar_len()];
+        let mut gradient = blocked(shape, &ones);
+        activation_gradient(isa, Activation::Relu, &blocked(shape, &y), &mut gradient);
         let expected: Vec<f32> = y.iter().map(|y| if *y > 0.0 { 1.0 } else { 0.0 }).collect();
-        assert_eq!(planar(maps, &gradient), expected, "{isa:?}");
+        assert_eq!(planar(shape, &gradient), expected, "{isa:?}");
 
-        let pooled = maps.pooled();
-        let mut found = vec![f32::NAN; pooled.len()];
-        isa.max_pool(&blocked(maps, &y), maps, &mut found);
+        let pooled = shape.pooled();
+        let mut found = vec![f32::NAN; pooled.blocked_len()];
+        max_pool(isa, &blocked(shape, &y), shape, &mut found);
         assert_eq!(planar(pooled, &found), routed(&winners, &y), "{isa:?}");
 
         let ones = blocked(pooled, &ones[..pooled.planar_len()]);
-        let mut found = vec![f32::NAN; maps.len()];
-        isa.relu_max_pool_gradient(&blocked(maps, &y), maps, &ones, &mut found);
-        let mut expected = vec![0.0; maps.planar_len()];
+        let mut found = vec![f32::NAN; shape.blocked_len()];
+        max_pool_gradient(isa, &blocked(shape, &y), shape, true, &ones, &mut found);
+        let mut expected = vec![0.0; shape.planar_len()];
         for at in winners.iter().copied().flatten() {
             expected[at] = 1.0;
         }
-        assert_eq!(planar(maps, &found), expected, "{isa:?}");
+        assert_eq!(planar(shape, &found), expected, "{isa:?}");
     }
 }

@@ -3,44 +3,57 @@
 use candle_core::{Device, Tensor, Var};
 use proptest::prelude::*;
 
-use super::super::conv::{Isa, Method};
+use super::super::candle::{Input, backward, run_with_graph};
 use super::super::epilogue::Epilogue;
-use super::super::filters::Filters;
-use super::super::layout::Maps;
-use super::super::training::{Input, OpenLayer, backward, run_open};
-use super::network::{Found, Network, sooner};
+use super::super::isa::Isa;
+use super::super::method::Method;
+use super::super::shape::Shape;
+use super::super::weights::Weights;
+use super::super::window::Window;
+use super::super::winograd::parameter_gradients;
+use super::network::{Found, Network, layer, numbers, sooner, tensor};
 use super::reference::*;
-use super::{METHODS, blocked, cases, maps, noise, planar, size};
+use super::{METHODS, blocked, cases, noise, planar, shapes, size};
 
-/// Runs layers with a graph and holds outputs and gradients against f64. `open` says which take a gradient.
+/// Runs layers with a graph and holds outputs and gradients against f64. `open` says which take a gradient,
+/// `with_input` whether the input does.
 ///
 /// A sum next to zero, or two next to each other in a window, may round to the other side, and the gradient then takes
 /// another way: among a million sums some do. A network is linear wherever its gates and winners are the same, so f64
 /// takes those of the kernels. That they are the right ones, but for sums that are zero or equal to rounding, is what
-/// every layer's outputs are checked for: a wrong gate would be an error as large as the sum it should have let through.
-fn check_training(isa: Isa, network: &Network, open: [bool; 3], seed: u64) {
-    let x = noise(network.maps.planar_len(), seed);
+/// every layer's outputs are checked for: a wrong gate would be an error as large as the sum it should have let
+/// through.
+fn check_training(isa: Isa, network: &Network, open: [bool; 3], with_input: bool, seed: u64) {
+    let x = noise(network.shape.planar_len(), seed);
     let cotangent = noise(network.output().planar_len(), seed ^ 30);
-    let relus = network.relus(isa, &x);
-    let expected = network.expected(&relus, &x, &cotangent);
+    let outputs = network.unpooled(isa, &x);
+    let expected = network.expected(&outputs, &x, &cotangent);
     // Both ways for gradients to come out; which one a case takes is as random as the rest.
     let gradients_of = if seed.is_multiple_of(2) {
         sooner
     } else {
         Tensor::backward
     };
-    let Found { output, gradients } = network.run(isa, &open, &x, &cotangent, gradients_of);
+    let Found {
+        output,
+        gradients,
+        input,
+    } = network.run(isa, &open, with_input, &x, &cotangent, gradients_of);
     let what = format!("{isa:?} {:?}, open {open:?}", network.shapes());
-    for (index, (relus, sums)) in relus.iter().zip(&expected.sums).enumerate() {
-        let error = relative_error(relus, &relu(sums));
+    for (index, (outputs, sums)) in outputs.iter().zip(&expected.sums).enumerate() {
+        let error = if network.layers[index].relu {
+            relative_error(outputs, &relu(sums))
+        } else {
+            relative_error(outputs, sums)
+        };
         assert!(
             error < 1e-5,
             "{what}: outputs of layer {index}: error {error:e}"
         );
     }
     // One layer at a time, as the gates were taken, gives what all of them give.
-    let routes = network.routes(&relus);
-    assert!(output == routed(&routes[2], &relus[2]), "{what}");
+    let routes = network.routes(&outputs);
+    assert!(output == routed(&routes[2], &outputs[2]), "{what}");
     let error = relative_error(&output, &expected.output);
     assert!(error < 1e-5, "{what}: output error {error:e}");
     for (index, [dw, db, added]) in expected.gradients.iter().enumerate() {
@@ -61,6 +74,11 @@ fn check_training(isa: Isa, network: &Network, open: [bool; 3], seed: u64) {
             );
         }
     }
+    assert_eq!(input.is_some(), with_input, "{what}: input");
+    if let Some(input) = input {
+        let error = relative_error(&input, &expected.input);
+        assert!(error < 2e-5, "{what}: input: error {error:e}");
+    }
 }
 
 proptest! {
@@ -70,30 +88,29 @@ proptest! {
     /// to account.
     #[test]
     fn every_method_takes_gradients_back(
-        maps in maps(),
+        shape in shapes(),
         outputs in size(),
         seed in any::<u64>(),
     ) {
-        let whole = maps.with_channels(outputs);
+        let whole = shape.with_channels(outputs);
         let dy = noise(whole.planar_len(), seed);
-        let weights = noise(outputs * maps.channels * 9, seed ^ 1);
-        let gate = noise(maps.planar_len(), seed ^ 2);
-        let mut expected = input_gradient(&widened(&dy), maps, &weights, outputs);
+        let weights = noise(outputs * shape.channels * 9, seed ^ 1);
+        let gate = noise(shape.planar_len(), seed ^ 2);
+        let mut expected = input_gradient(&widened(&dy), shape, &weights, outputs);
         for (dx, gate) in expected.iter_mut().zip(&gate) {
             *dx *= f64::from(u8::from(*gate > 0.0));
         }
-        let filters = Filters {
-            weights: &weights,
+        let weights = Weights {
+            values: &weights,
             out_channels: outputs,
-            in_channels: maps.channels,
+            in_channels: shape.channels,
+            size: 3,
             transposed: true,
         };
-        let gate = blocked(maps, &gate);
+        let gate = blocked(shape, &gate);
         let epilogue = Epilogue {
-            bias: None,
-            relu: false,
-            pool: false,
             gate: Some(&gate),
+            ..Epilogue::default()
         };
         for method in METHODS {
             let dy = match method {
@@ -101,10 +118,10 @@ proptest! {
                 _ => blocked(whole, &dy),
             };
             for isa in Isa::available() {
-                let mut dx = vec![f32::NAN; maps.len()];
-                method.convolve(isa, &dy, whole, &filters, None, &epilogue, &mut dx);
-                let error = relative_error(&planar(maps, &dx), &expected);
-                prop_assert!(error < 1e-5, "{isa:?} {method:?} {maps:?} → {outputs}: error {error:e}");
+                let mut dx = vec![f32::NAN; shape.blocked_len()];
+                method.convolve(isa, &dy, whole, Window::SAME_3X3, &weights, None, &epilogue, &mut dx);
+                let error = relative_error(&planar(shape, &dx), &expected);
+                prop_assert!(error < 1e-5, "{isa:?} {method:?} {shape:?} → {outputs}: error {error:e}");
             }
         }
     }
@@ -115,31 +132,33 @@ proptest! {
 
     #[test]
     fn gradients_of_a_run_are_those_of_f64(
-        maps in maps(),
+        shape in shapes(),
         channels in prop::array::uniform3(size()),
         seed in any::<u64>(),
         open in prop::array::uniform3(any::<bool>()),
+        with_input in any::<bool>(),
+        relu in prop::array::uniform3(any::<bool>()),
         pool in prop::array::uniform3(any::<bool>()),
     ) {
         // A pool needs two pixels each way.
-        let mut side = maps.height.min(maps.width);
+        let mut side = shape.height.min(shape.width);
         let pool = pool.map(|pool| {
             let pool = pool && side > 1;
             side /= if pool { 2 } else { 1 };
             pool
         });
-        let open = if open == [false; 3] { [true; 3] } else { open };
-        let network = Network::random(maps, &channels, &pool, seed);
+        let open = if open == [false; 3] && !with_input { [true; 3] } else { open };
+        let network = Network::random(shape, &channels, &relu, &pool, seed);
         for isa in Isa::available() {
-            check_training(isa, &network, open, seed);
+            check_training(isa, &network, open, with_input, seed);
         }
     }
 }
 
 #[test]
 fn weight_gradients_of_many_tiles_take_several_chunks() {
-    let input = Maps {
-        pictures: 3,
+    let input = Shape {
+        batch: 3,
         channels: 33,
         height: 61,
         width: 118,
@@ -150,7 +169,7 @@ fn weight_gradients_of_many_tiles_take_several_chunks() {
     let (x, dy) = (blocked(input, &x), blocked(output, &dy));
     for isa in Isa::available() {
         let mut dw = vec![f32::NAN; expected.len()];
-        isa.parameter_gradients(&x, input, &dy, &mut dw, &mut [0.0; 48]);
+        parameter_gradients(isa, &x, input, &dy, &mut dw, &mut [0.0; 48]);
         let error = relative_error(&dw, &expected);
         assert!(error < 1e-5, "{isa:?}: error {error:e}");
     }
@@ -158,14 +177,14 @@ fn weight_gradients_of_many_tiles_take_several_chunks() {
 
 #[test]
 fn threads_change_no_bit() {
-    let maps = Maps {
-        pictures: 3,
+    let shape = Shape {
+        batch: 3,
         channels: 20,
         height: 37,
         width: 30,
     };
     let (weights, bias) = (noise(50 * 20 * 9, 1), noise(50, 2));
-    let (x, cotangent) = (noise(maps.planar_len(), 3), noise(3 * 50 * 18 * 15, 4));
+    let (x, cotangent) = (noise(shape.planar_len(), 3), noise(3 * 50 * 18 * 15, 4));
     for isa in Isa::available() {
         let run = || {
             let weight = Tensor::from_slice(&weights, (50, 20, 3, 3), &Device::Cpu).unwrap();
@@ -174,12 +193,9 @@ fn threads_change_no_bit() {
                 Var::from_tensor(&weight).unwrap(),
                 Var::from_tensor(&bias).unwrap(),
             );
-            let layer = OpenLayer {
-                weight: weight.as_tensor().clone(),
-                bias: bias.as_tensor().clone(),
-                pool: true,
-            };
-            let y = run_open(isa, vec![layer], Input::Planar(x.clone()), maps).unwrap();
+            let parameters = [&weight, &bias].map(|variable| variable.as_tensor().clone());
+            let nodes = [layer(0, parameters, true, true)];
+            let y = run_with_graph(isa, &nodes, Input::Planar(tensor(&x, shape)), shape).unwrap();
             let cotangent = Tensor::from_slice(&cotangent, y.shape(), &Device::Cpu).unwrap();
             let loss = (&y * cotangent).unwrap().sum_all().unwrap();
             let gradients = loss.backward().unwrap();
@@ -212,8 +228,8 @@ fn threads_change_no_bit() {
 
 #[test]
 fn gradients_that_go_around_candle_add_up_as_in_it() {
-    let maps = Maps {
-        pictures: 2,
+    let shape = Shape {
+        batch: 2,
         channels: 16,
         height: 6,
         width: 9,
@@ -225,13 +241,9 @@ fn gradients_that_go_around_candle_add_up_as_in_it() {
         Var::from_tensor(&bias).unwrap(),
     );
     let run = |seed| {
-        let layer = OpenLayer {
-            weight: weight.as_tensor().clone(),
-            bias: bias.as_tensor().clone(),
-            pool: false,
-        };
-        let x = Input::Planar(noise(maps.planar_len(), seed));
-        run_open(Isa::available()[0], vec![layer], x, maps).unwrap()
+        let parameters = [&weight, &bias].map(|variable| variable.as_tensor().clone());
+        let x = Input::Planar(tensor(&noise(shape.planar_len(), seed), shape));
+        run_with_graph(Isa::best(), &[layer(0, parameters, true, false)], x, shape).unwrap()
     };
     // The same variables in two runs, and once outside of any.
     let loss = ((run(3).sqr().unwrap() + run(4)).unwrap().sum_all().unwrap()
@@ -250,5 +262,41 @@ fn gradients_that_go_around_candle_add_up_as_in_it() {
         let expected: Vec<f64> = numbers(&candle).into_iter().map(f64::from).collect();
         let error = relative_error(&numbers(&found), &expected);
         assert!(error < 1e-6, "error {error:e}");
+    }
+}
+
+/// What stands before a run takes its gradient from it, whatever lies in between.
+#[test]
+fn a_graph_goes_on_before_the_run() {
+    let shape = Shape {
+        batch: 2,
+        channels: 5,
+        height: 7,
+        width: 6,
+    };
+    let network = Network::random(shape, &[18, 7], &[false, true], &[true, false], 4);
+    let x = noise(shape.planar_len(), 1);
+    let outputs = network.unpooled(Isa::best(), &x);
+    let cotangent = noise(network.output().planar_len(), 2);
+    let expected = network.expected(&outputs, &x, &cotangent).input;
+    // (N, H, W, C), half of the numbers.
+    let halved = tensor(&x, shape).permute((0, 2, 3, 1)).unwrap();
+    let halved = Var::from_tensor(&(halved.contiguous().unwrap() * 0.5).unwrap()).unwrap();
+    let planar = (halved.permute((0, 3, 1, 2)).unwrap() * 2.0).unwrap();
+    let layers = network.layers.iter().zip(network.variables()).enumerate();
+    let layers = layers.map(|(index, (of_layer, variables))| {
+        let parameters = variables.each_ref().map(Var::as_detached_tensor);
+        layer(index, parameters, of_layer.relu, of_layer.pool)
+    });
+    let layers: Vec<_> = layers.collect();
+    let y = run_with_graph(Isa::best(), &layers, Input::Planar(planar), shape).unwrap();
+    let cotangent = Tensor::from_slice(&cotangent, y.shape(), &Device::Cpu).unwrap();
+    let loss = (y * cotangent).unwrap().sum_all().unwrap();
+    for gradients_of in [sooner, Tensor::backward] {
+        let store = gradients_of(&loss).unwrap();
+        let found = store.get(&halved).unwrap().permute((0, 3, 1, 2)).unwrap();
+        let expected: Vec<f64> = expected.iter().map(|dx| 2.0 * dx).collect();
+        let error = relative_error(&numbers(&found), &expected);
+        assert!(error < 1e-5, "error {error:e}");
     }
 }

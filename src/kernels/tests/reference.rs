@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use super::super::layout::Maps;
+use super::super::shape::Shape;
 
 pub(super) fn widened(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
 /// Where a tap's inputs lie beside its outputs: for each row of a map the tap and two ranges of pixels.
-pub(super) fn stretches(maps: Maps) -> Vec<(usize, Range<usize>, Range<usize>)> {
-    let (height, width) = (maps.height, maps.width);
+pub(super) fn stretches(shape: Shape) -> Vec<(usize, Range<usize>, Range<usize>)> {
+    let (height, width) = (shape.height, shape.width);
     let inside =
         |shift: usize, side: usize| 1usize.saturating_sub(shift)..side.min(side + 1 - shift);
     (0..9)
@@ -32,15 +32,15 @@ pub(super) fn stretches(maps: Maps) -> Vec<(usize, Range<usize>, Range<usize>)> 
 }
 
 /// The sums of a convolution of planar maps in f64.
-pub(super) fn sums(x: &[f64], maps: Maps, weights: &[f32], bias: &[f32]) -> Vec<f64> {
-    let (size, stretches) = (maps.height * maps.width, stretches(maps));
+pub(super) fn sums(x: &[f64], shape: Shape, weights: &[f32], bias: &[f32]) -> Vec<f64> {
+    let (size, stretches) = (shape.height * shape.width, stretches(shape));
     let mut y = Vec::new();
-    for n in 0..maps.pictures {
+    for n in 0..shape.batch {
         for (o, bias) in bias.iter().enumerate() {
             let mut sums = vec![f64::from(*bias); size];
-            for c in 0..maps.channels {
-                let x = &x[(n * maps.channels + c) * size..][..size];
-                let filter = &weights[(o * maps.channels + c) * 9..][..9];
+            for c in 0..shape.channels {
+                let x = &x[(n * shape.channels + c) * size..][..size];
+                let filter = &weights[(o * shape.channels + c) * 9..][..9];
                 for (tap, outputs, inputs) in &stretches {
                     let weight = f64::from(filter[*tap]);
                     let sums = sums[outputs.clone()].iter_mut();
@@ -61,20 +61,25 @@ pub(super) fn relu(sums: &[f64]) -> Vec<f64> {
 }
 
 /// Convolution with bias and ReLU of planar maps in f64.
-pub(super) fn reference(x: &[f32], maps: Maps, weights: &[f32], bias: &[f32]) -> Vec<f64> {
-    relu(&sums(&widened(x), maps, weights, bias))
+pub(super) fn reference(x: &[f32], shape: Shape, weights: &[f32], bias: &[f32]) -> Vec<f64> {
+    relu(&sums(&widened(x), shape, weights, bias))
 }
 
 /// The gradient of the input in f64, from that of the sums.
-pub(super) fn input_gradient(dy: &[f64], maps: Maps, weights: &[f32], outputs: usize) -> Vec<f64> {
-    let (size, stretches) = (maps.height * maps.width, stretches(maps));
-    let mut dx = vec![0.0; maps.planar_len()];
-    for n in 0..maps.pictures {
+pub(super) fn input_gradient(
+    dy: &[f64],
+    shape: Shape,
+    weights: &[f32],
+    outputs: usize,
+) -> Vec<f64> {
+    let (size, stretches) = (shape.height * shape.width, stretches(shape));
+    let mut dx = vec![0.0; shape.planar_len()];
+    for n in 0..shape.batch {
         for o in 0..outputs {
             let dy = &dy[(n * outputs + o) * size..][..size];
-            for c in 0..maps.channels {
-                let dx = &mut dx[(n * maps.channels + c) * size..][..size];
-                let filter = &weights[(o * maps.channels + c) * 9..][..9];
+            for c in 0..shape.channels {
+                let dx = &mut dx[(n * shape.channels + c) * size..][..size];
+                let filter = &weights[(o * shape.channels + c) * 9..][..9];
                 for (tap, outputs, inputs) in &stretches {
                     let weight = f64::from(filter[*tap]);
                     let dx = dx[inputs.clone()].iter_mut();
@@ -89,15 +94,15 @@ pub(super) fn input_gradient(dy: &[f64], maps: Maps, weights: &[f32], outputs: u
 }
 
 /// The gradient of the weights in f64, from that of the sums.
-pub(super) fn weight_gradient(x: &[f64], maps: Maps, dy: &[f64], outputs: usize) -> Vec<f64> {
-    let (size, stretches) = (maps.height * maps.width, stretches(maps));
-    let mut dw = vec![0.0; outputs * maps.channels * 9];
-    for n in 0..maps.pictures {
+pub(super) fn weight_gradient(x: &[f64], shape: Shape, dy: &[f64], outputs: usize) -> Vec<f64> {
+    let (size, stretches) = (shape.height * shape.width, stretches(shape));
+    let mut dw = vec![0.0; outputs * shape.channels * 9];
+    for n in 0..shape.batch {
         for o in 0..outputs {
             let dy = &dy[(n * outputs + o) * size..][..size];
-            for c in 0..maps.channels {
-                let x = &x[(n * maps.channels + c) * size..][..size];
-                let dw = &mut dw[(o * maps.channels + c) * 9..][..9];
+            for c in 0..shape.channels {
+                let x = &x[(n * shape.channels + c) * size..][..size];
+                let dw = &mut dw[(o * shape.channels + c) * 9..][..9];
                 for (tap, outputs, inputs) in &stretches {
                     let products = dy[outputs.clone()].iter().zip(&x[inputs.clone()]);
                     dw[*tap] += products.map(|(dy, x)| dy * x).sum::<f64>();
@@ -109,24 +114,24 @@ pub(super) fn weight_gradient(x: &[f64], maps: Maps, dy: &[f64], outputs: usize)
 }
 
 /// The gradient of the bias in f64, from that of the sums.
-pub(super) fn bias_gradient(dy: &[f64], maps: Maps, outputs: usize) -> Vec<f64> {
+pub(super) fn bias_gradient(dy: &[f64], shape: Shape, outputs: usize) -> Vec<f64> {
     let mut db = vec![0.0; outputs];
-    for (map, dy) in dy.chunks_exact(maps.height * maps.width).enumerate() {
+    for (map, dy) in dy.chunks_exact(shape.height * shape.width).enumerate() {
         db[map % outputs] += dy.iter().sum::<f64>();
     }
     db
 }
 
-/// Which of the sums each number is that a layer hands on, by the outputs `y` of its ReLU: the first largest of the
-/// window if they are pooled; none where the ReLU is closed.
-pub(super) fn routes(y: &[f32], maps: Maps, pool: bool) -> Vec<Option<usize>> {
-    let open = |at: usize| (y[at] > 0.0 || y[at].is_nan()).then_some(at);
+/// Which of the sums each number is that a layer hands on, by its outputs `y` before the pool: the first largest of the
+/// window if they are pooled; none where a ReLU is closed.
+pub(super) fn routes(y: &[f32], shape: Shape, relu: bool, pool: bool) -> Vec<Option<usize>> {
+    let open = |at: usize| (!relu || y[at] > 0.0 || y[at].is_nan()).then_some(at);
     if !pool {
         return (0..y.len()).map(open).collect();
     }
-    let (height, width) = (maps.height, maps.width);
+    let (height, width) = (shape.height, shape.width);
     let mut routes = Vec::new();
-    for map in 0..maps.pictures * maps.channels {
+    for map in 0..shape.batch * shape.channels {
         for row in 0..height / 2 {
             for column in 0..width / 2 {
                 let at = |r: usize, c: usize| (map * height + 2 * row + r) * width + 2 * column + c;
@@ -145,8 +150,8 @@ pub(super) fn routed<T: Copy + Default>(routes: &[Option<usize>], y: &[T]) -> Ve
 }
 
 /// 2×2 max-pool of planar maps.
-pub(super) fn pooled(y: &[f64], maps: Maps) -> Vec<f64> {
-    let (height, width) = (maps.height, maps.width);
+pub(super) fn pooled(y: &[f64], shape: Shape) -> Vec<f64> {
+    let (height, width) = (shape.height, shape.width);
     let mut out = Vec::new();
     for map in y.chunks_exact((height * width).max(1)) {
         for row in 0..height / 2 {

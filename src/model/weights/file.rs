@@ -8,100 +8,43 @@ use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
-use crate::model::saved;
-use crate::model::vgg::ConvLayer;
-use crate::{Error, Preprocess, Result};
+use super::naming::Naming;
+use super::tensors::{ConvTensors, NormTensors};
+use crate::data::Preprocess;
+use crate::error::{Cause, While};
+use crate::error::{Error, Result};
+use crate::model::arch::Arch;
+use crate::model::names;
 
 /// The longest header that is believed; safetensors allows 100 MB, ours are a few kB.
 const MAX_HEADER: u64 = 16 << 20;
 
-/// The metadata entry that says what pixels must look like.
-const PREPROCESS_KEY: &str = "preprocess";
+/// What a file gives: the tensors of every convolution in the table's order as f32, and what pixels must look like.
+pub(super) type Loaded = (Vec<ConvTensors>, Preprocess);
 
-/// The (weight, bias) of every layer in order as f32, and the preprocess the file asks for.
-pub(super) fn load(
-    path: &Path,
-    layers: &[ConvLayer],
-    device: &Device,
-) -> Result<(Vec<(Tensor, Tensor)>, Preprocess)> {
+/// Reads what a table needs from a file.
+pub(super) fn load(path: &Path, arch: &Arch, device: &Device) -> Result<Loaded> {
     let file = File::open(path).map_err(Error::io(path))?;
-    read(path, file, layers, device)
+    read(path, file, arch, device)
 }
 
 /// The same from a file's content; errors name `path`.
 pub(super) fn read(
     path: &Path,
     content: impl Read + Seek,
-    layers: &[ConvLayer],
+    arch: &Arch,
     device: &Device,
-) -> Result<(Vec<(Tensor, Tensor)>, Preprocess)> {
+) -> Result<Loaded> {
     let mut file = WeightFile::open(path, content)?;
-    let naming = file.naming(layers)?;
-    let preprocess = file.preprocess(naming)?;
-    let mut tensors = Vec::with_capacity(layers.len());
-    for layer in layers {
-        let weight = file.tensor(
-            &naming.weight(layer),
-            &naming.weight_shape(layer),
-            &Device::Cpu,
-        )?;
-        let weight = match naming {
-            // (kh, kw, in, out) → (out, in, kh, kw)
-            Naming::KerasVariables => weight.permute((3, 2, 0, 1))?.contiguous()?,
-            _ => weight,
-        };
-        let bias = file.tensor(&naming.bias(layer), &[layer.out_channels], device)?;
-        tensors.push((weight.to_device(device)?, bias));
-    }
-    Ok((tensors, preprocess))
-}
-
-/// Whose names a file uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Naming {
-    /// `features.0.weight`
-    Torch,
-    /// `block1_conv1.weight`: Keras's layers, PyTorch's layout.
-    Keras,
-    /// `block1_conv1/kernel`: the paths of Keras's variables, in Keras's layout.
-    KerasVariables,
-    /// `base.block1_conv1.weight`: a saved classifier.
-    Classifier,
-}
-
-impl Naming {
-    const ALL: [Self; 4] = [
-        Self::Torch,
-        Self::Keras,
-        Self::KerasVariables,
-        Self::Classifier,
-    ];
-
-    fn weight(self, layer: &ConvLayer) -> String {
-        match self {
-            Self::Torch => format!("{}.weight", layer.torch_name),
-            Self::Keras => format!("{}.weight", layer.name),
-            Self::KerasVariables => format!("{}/kernel", layer.name),
-            Self::Classifier => format!("base.{}.weight", layer.name),
-        }
-    }
-
-    fn bias(self, layer: &ConvLayer) -> String {
-        match self {
-            Self::Torch => format!("{}.bias", layer.torch_name),
-            Self::Keras => format!("{}.bias", layer.name),
-            Self::KerasVariables => format!("{}/bias", layer.name),
-            Self::Classifier => format!("base.{}.bias", layer.name),
-        }
-    }
-
-    fn weight_shape(self, layer: &ConvLayer) -> [usize; 4] {
-        let (input, output) = (layer.in_channels, layer.out_channels);
-        match self {
-            Self::KerasVariables => [3, 3, input, output],
-            _ => [output, input, 3, 3],
-        }
-    }
+    let naming = file.naming(arch)?;
+    let preprocess = file.preprocess(arch, naming)?;
+    let convs = arch.convs().map(|(_, conv)| {
+        let names = naming.tensors(conv).into_iter();
+        let tensors = names.map(|(name, shape)| file.tensor(&name, &shape, device));
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        naming.assemble(arch, conv, tensors)
+    });
+    Ok((convs.collect::<Result<_>>()?, preprocess))
 }
 
 /// What a saved classifier's metadata says of its base.
@@ -124,8 +67,8 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         let length = content.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
         content.rewind().map_err(Error::io(path))?;
         let damaged = |reason: String| Error::WeightFile {
-            file: path.to_owned(),
-            reason,
+            path: path.to_owned(),
+            source: reason.into(),
         };
         let mut prefix = [0; 8];
         content
@@ -178,60 +121,51 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         })
     }
 
-    /// Told by the first layer's weight.
-    fn naming(&self, layers: &[ConvLayer]) -> Result<Naming> {
-        let first = &layers[0];
-        let known = |naming: &Naming| self.header.info(&naming.weight(first)).is_some();
-        Naming::ALL.into_iter().find(known).ok_or_else(|| {
-            let tried = Naming::ALL.map(|naming| naming.weight(first));
-            Error::MissingTensor {
-                file: self.path.to_owned(),
-                tensor: tried.join("` or `"),
-            }
+    /// Told by the first convolution's weight.
+    fn naming(&self, arch: &Arch) -> Result<Naming> {
+        let has = |name: &str| self.header.info(name).is_some();
+        Naming::detect(arch, has).map_err(|tried| Error::MissingTensor {
+            path: self.path.to_owned(),
+            tensor: tried.join("` or `"),
         })
     }
 
-    fn preprocess(&self, naming: Naming) -> Result<Preprocess> {
+    fn preprocess(&self, arch: &Arch, naming: Naming) -> Result<Preprocess> {
         let entry = |key| self.header.metadata().as_ref()?.get(key);
-        let damaged = |reason: String| Error::WeightFile {
-            file: self.path.to_owned(),
-            reason,
+        let damaged = |source: Cause| Error::WeightFile {
+            path: self.path.to_owned(),
+            source,
         };
-        if let Some(name) = entry(PREPROCESS_KEY) {
-            return name
-                .parse()
-                .map_err(|error: Error| damaged(format!("metadata: {error}")));
+        if let Some(name) = entry(names::PREPROCESS) {
+            let parsed = name.parse::<Preprocess>();
+            return parsed.map_err(|error| damaged(While::new("metadata", error).into()));
         }
-        match naming {
-            Naming::Torch => Ok(Preprocess::Torch),
-            Naming::Keras | Naming::KerasVariables => Ok(Preprocess::Caffe),
-            Naming::Classifier => {
-                let json = entry(saved::METADATA_KEY).ok_or_else(|| {
-                    damaged("a classifier's tensors without its metadata".to_owned())
-                })?;
-                let base: SavedBase = serde_json::from_str(json)
-                    .map_err(|error| damaged(format!("a classifier's metadata: {error}")))?;
-                Ok(base.preprocess)
-            }
+        if let Some(preprocess) = naming.preprocess(arch) {
+            return Ok(preprocess);
         }
+        let json = entry(names::CLASSIFIER)
+            .ok_or_else(|| damaged("a classifier's tensors without its metadata".into()))?;
+        let base: SavedBase = serde_json::from_str(json)
+            .map_err(|error| damaged(While::new("a classifier's metadata", error).into()))?;
+        Ok(base.preprocess)
     }
 
     fn tensor(&mut self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
         let info = self.header.info(name).ok_or_else(|| Error::MissingTensor {
-            file: self.path.to_owned(),
+            path: self.path.to_owned(),
             tensor: name.to_owned(),
         })?;
         if info.shape != expected {
             return Err(Error::TensorShape {
-                file: self.path.to_owned(),
+                path: self.path.to_owned(),
                 tensor: name.to_owned(),
                 expected: expected.to_vec(),
                 found: info.shape.clone(),
             });
         }
         let damaged = |reason: String| Error::WeightFile {
-            file: self.path.to_owned(),
-            reason: format!("tensor `{name}`: {reason}"),
+            path: self.path.to_owned(),
+            source: format!("tensor `{name}`: {reason}").into(),
         };
         if !matches!(
             info.dtype,
@@ -260,10 +194,20 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
             .to_dtype(DType::F32)?
             .flatten_all()?
             .to_vec1()?;
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(damaged(format!("holds {value} as an f32 weight")));
-        }
+        check_values(name, &values).map_err(damaged)?;
         Ok(Tensor::from_vec(values, expected, device)?)
+    }
+}
+
+/// Finite, and not negative where the root will be taken; otherwise what is wrong.
+fn check_values(name: &str, values: &[f32]) -> Result<(), String> {
+    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+        return Err(format!("holds {value} as an f32 weight"));
+    }
+    let is_variance = name.ends_with(NormTensors::VARIANCE);
+    match values.iter().find(|value| is_variance && **value < 0.0) {
+        Some(value) => Err(format!("holds {value}, and no variance is negative")),
+        None => Ok(()),
     }
 }
 
@@ -272,22 +216,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Block;
+    use crate::model::arch::BlockTable;
+    use crate::model::arch::layer::{Conv, Layer};
 
-    /// Two layers of a few numbers each.
-    fn layers() -> Vec<ConvLayer> {
-        [
+    /// Two convolutions of a few numbers each, with names as torchvision's.
+    fn arch() -> Arch {
+        let convs = [
             ("block1_conv1", "features.0", 1, 2),
             ("block1_conv2", "features.2", 2, 1),
-        ]
-        .map(|(name, torch_name, in_channels, out_channels)| ConvLayer {
-            block: Block::Conv1,
-            name: name.to_owned(),
-            torch_name: torch_name.to_owned(),
-            in_channels,
-            out_channels,
-        })
-        .to_vec()
+        ];
+        let layers = convs.map(|(name, torch_name, inputs, outputs)| {
+            Layer::Conv(Conv::new(name, inputs, outputs, 3).torch_names(torch_name, ""))
+        });
+        Arch::new("tiny", vec![BlockTable::new("block1", layers.to_vec())])
     }
 
     /// A file of 57 numbers with torchvision's names, then one tensor that is nobody's.
@@ -306,11 +247,11 @@ mod tests {
         file
     }
 
-    fn load_bytes(bytes: &[u8]) -> Result<(Vec<(Tensor, Tensor)>, Preprocess)> {
+    fn load_bytes(bytes: &[u8]) -> Result<Loaded> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.safetensors");
         std::fs::write(&path, bytes).unwrap();
-        load(&path, &layers(), &Device::Cpu)
+        load(&path, &arch(), &Device::Cpu)
     }
 
     fn counting() -> [f64; 57] {
@@ -322,7 +263,11 @@ mod tests {
         let (tensors, preprocess) = load_bytes(&bytes(&counting())).unwrap();
         assert_eq!(preprocess, Preprocess::Unit);
         let mut found: Vec<f32> = Vec::new();
-        for tensor in tensors.iter().flat_map(|(weight, bias)| [weight, bias]) {
+        for tensor in tensors
+            .iter()
+            .flat_map(|conv| [Some(&conv.weight), conv.bias.as_ref()])
+            .flatten()
+        {
             found.extend(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
         }
         let expected: Vec<f32> = (0..39).map(|k| k as f32).collect();
@@ -374,11 +319,10 @@ mod tests {
             match load_bytes(&damaged) {
                 Ok((tensors, _)) => {
                     prop_assert_eq!(damaged.len(), whole.len());
-                    for ((weight, bias), layer) in tensors.iter().zip(layers()) {
-                        let shape = [layer.out_channels, layer.in_channels, 3, 3];
-                        prop_assert_eq!(weight.dims(), shape);
-                        prop_assert_eq!(bias.dims(), [layer.out_channels]);
-                        let weight: Vec<f32> = weight.flatten_all().unwrap().to_vec1().unwrap();
+                    for (tensors, (_, conv)) in tensors.iter().zip(arch().convs()) {
+                        prop_assert_eq!(tensors.weight.dims(), conv.weight_shape());
+                        prop_assert_eq!(tensors.bias.as_ref().unwrap().dims(), [conv.outputs]);
+                        let weight: Vec<f32> = tensors.weight.flatten_all().unwrap().to_vec1().unwrap();
                         prop_assert!(weight.iter().all(|value| value.is_finite()));
                     }
                 }

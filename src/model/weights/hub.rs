@@ -12,13 +12,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use safetensors::tensor::{Dtype, Metadata};
 use ureq::http::{Response, Uri, header};
 use ureq::{Agent, Body};
 
-use crate::model::vgg::{ConvLayer, Vgg};
-use crate::{Error, Preprocess, Result};
+use super::naming::Naming;
+use crate::error::{Cause, While};
+use crate::error::{Error, Result};
+use crate::model::arch::{Arch, Pretrained};
+use crate::model::names;
 
 /// The hub's file.
 const FILE: &str = "model.safetensors";
@@ -26,7 +29,7 @@ const FILE: &str = "model.safetensors";
 /// Ours, beside it in the cache.
 const KEPT_FILE: &str = "headstart-conv-base.safetensors";
 
-/// What is asked for first; timm's headers have about 5 kB.
+/// What is asked for first; timm's headers have 3 to 60 kB.
 const FIRST_BYTES: u64 = 64 << 10;
 
 /// The longest header that is believed.
@@ -122,8 +125,8 @@ impl Hub {
     }
 
     /// A file with the base's convolutions: from the cache, or fetched into it.
-    pub(super) fn conv_base(&self, vgg: Vgg, layers: &[ConvLayer]) -> Result<PathBuf> {
-        let source = Source::of(vgg)?;
+    pub(super) fn conv_base(&self, arch: &Arch) -> Result<PathBuf> {
+        let source = Source::of(arch)?;
         let cache = Cache::new(self.cache.clone()).repo(source.repo());
         if let Some(path) = source.cached(&cache) {
             return Ok(path);
@@ -135,7 +138,7 @@ impl Hub {
                 place.display()
             )));
         }
-        Download::new(self, &source)?.run(&cache, layers)
+        Download::new(self, &source)?.run(&cache, arch)
     }
 }
 
@@ -143,24 +146,20 @@ impl Hub {
 struct Source {
     repository: String,
     revision: &'static str,
+    weights: Pretrained,
 }
 
 impl Source {
-    fn of(vgg: Vgg) -> Result<Self> {
-        let revision = match vgg {
-            Vgg::Vgg11 => "38b46049b490ec2bdb6d4d32b8354c74977f3347",
-            // No revision is known; what `main` stood for is remembered by the cache.
-            Vgg::Vgg13 => "main",
-            Vgg::Vgg16 => "3394518cba29aee1ea82a49d971be90d2dd1dab7",
-            Vgg::Vgg19 => "128d4708565b3a414bcbb9bbad440b2fe37b9f18",
-            other => {
-                let allowed = "an architecture of full width with Weights::ImageNet";
-                return Err(Error::option("arch", other, allowed));
-            }
-        };
+    fn of(arch: &Arch) -> Result<Self> {
+        let weights = arch.weights().ok_or_else(|| {
+            let allowed =
+                "a base of `bases()` with Weights::ImageNet: the hub has no weights of others";
+            Error::option("base", format!("`{arch}`"), allowed)
+        })?;
         Ok(Self {
-            repository: format!("timm/{vgg}.tv_in1k"),
-            revision,
+            repository: weights.repository(),
+            revision: weights.revision,
+            weights: *weights,
         })
     }
 
@@ -188,11 +187,11 @@ impl Source {
         })
     }
 
-    fn error(&self, reason: impl fmt::Display) -> Error {
+    fn error(&self, source: impl Into<Cause>) -> Error {
         Error::Hub {
             repository: format!("{}@{}", self.repository, self.revision),
             file: FILE.to_owned(),
-            reason: reason.to_string(),
+            source: source.into(),
         }
     }
 }
@@ -239,9 +238,9 @@ impl<'a> Download<'a> {
         })
     }
 
-    fn run(&self, cache: &CacheRepo, layers: &[ConvLayer]) -> Result<PathBuf> {
+    fn run(&self, cache: &CacheRepo, arch: &Arch) -> Result<PathBuf> {
         let mut stream = self.open(0, FIRST_BYTES)?;
-        let plan = self.plan(&mut stream, layers)?;
+        let plan = self.plan(&mut stream, arch)?;
 
         let revision = self.source.revision;
         let commit = match &stream.commit {
@@ -269,7 +268,7 @@ impl<'a> Download<'a> {
     }
 
     /// Reads the file's header and works out which bytes are wanted.
-    fn plan(&self, stream: &mut Stream, layers: &[ConvLayer]) -> Result<Plan> {
+    fn plan(&self, stream: &mut Stream, arch: &Arch) -> Result<Plan> {
         let mut bytes = vec![0; 8];
         self.read(stream, &mut bytes)?;
         let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
@@ -289,7 +288,7 @@ impl<'a> Download<'a> {
             self.read(stream, &mut bytes[held..])?;
         }
         let header: Metadata = serde_json::from_slice(&bytes[8..])
-            .map_err(|error| self.source.error(format!("damaged header: {error}")))?;
+            .map_err(|error| self.source.error(While::new("damaged header", error)))?;
         let data = bytes.len() as u64;
         let wanted = data.checked_add(header.data_len() as u64);
         if wanted.is_none() || stream.total.is_some() && stream.total != wanted {
@@ -298,7 +297,7 @@ impl<'a> Download<'a> {
                 header.data_len()
             )));
         }
-        Plan::new(self.source, layers, &header, data)
+        Plan::new(self.source, arch, &header, data)
     }
 
     /// Fetches what `part` does not hold yet, and checks that it is whole.
@@ -481,7 +480,7 @@ impl<'a> Download<'a> {
         let url = place(url);
         match error {
             ureq::Error::Timeout(_) => self.stalled(&url),
-            error => self.source.error(format!("{url}: {error}")),
+            error => self.source.error(While::new(url, error)),
         }
     }
 
@@ -537,28 +536,23 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(source: &Source, layers: &[ConvLayer], header: &Metadata, data: u64) -> Result<Self> {
+    fn new(source: &Source, arch: &Arch, header: &Metadata, data: u64) -> Result<Self> {
+        let missing = |name: &str| source.error(format!("tensor `{name}` is missing"));
+        let naming = Naming::detect(arch, |name| header.info(name).is_some())
+            .map_err(|tried| missing(&tried.join("` or `")))?;
         let mut wanted = Vec::new();
-        for layer in layers {
-            let weight = vec![layer.out_channels, layer.in_channels, 3, 3];
-            for (kind, shape) in [("weight", weight), ("bias", vec![layer.out_channels])] {
-                let name = format!("{}.{kind}", layer.torch_name);
-                let info = header
-                    .info(&name)
-                    .ok_or_else(|| source.error(format!("tensor `{name}` is missing")))?;
-                if info.shape != shape {
-                    return Err(source.error(format!(
-                        "tensor `{name}` has shape {:?}, expected {shape:?}",
-                        info.shape
-                    )));
-                }
-                if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                    return Err(
-                        source.error(format!("tensor `{name}` is of type {:?}", info.dtype))
-                    );
-                }
-                wanted.push((name, info));
+        for (name, shape) in arch.convs().flat_map(|(_, conv)| naming.tensors(conv)) {
+            let info = header.info(&name).ok_or_else(|| missing(&name))?;
+            if info.shape != shape {
+                return Err(source.error(format!(
+                    "tensor `{name}` has shape {:?}, expected {shape:?}",
+                    info.shape
+                )));
             }
+            if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                return Err(source.error(format!("tensor `{name}` is of type {:?}", info.dtype)));
+            }
+            wanted.push((name, info));
         }
         wanted.sort_by_key(|(_, info)| info.data_offsets);
 
@@ -566,7 +560,7 @@ impl Plan {
         entries.insert(
             "__metadata__".to_owned(),
             serde_json::json!({
-                "preprocess": Preprocess::Torch,
+                (names::PREPROCESS): source.weights.preprocess.to_string(),
                 "source": format!("{}@{}", source.repository, source.revision),
             }),
         );
@@ -652,12 +646,8 @@ fn resolve(base: &Uri, target: &str) -> Option<Uri> {
 }
 
 fn progress_bar(source: &Source, length: u64) -> ProgressBar {
-    let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template(
-        "{msg} {bar:24} {binary_bytes}/{binary_total_bytes} {eta} left",
-    ) {
-        bar.set_style(style);
-    }
+    let template = "{msg} {bar:24} {binary_bytes}/{binary_total_bytes} {eta} left";
+    let bar = crate::progress::bar(length, template);
     bar.set_message(source.repository.clone());
     bar
 }

@@ -3,28 +3,43 @@
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, RngExt};
 
-use crate::Result;
-use crate::model::vgg::ConvLayer;
+use super::tensors::{ConvTensors, NormTensors};
+use crate::error::Result;
+use crate::model::arch::Arch;
+use crate::model::arch::layer::Conv;
 use crate::random::{self, Purpose};
 
-/// He-normal weights and zero biases for every layer; each layer has a stream of its own.
-pub(super) fn he_normal(
-    layers: &[ConvLayer],
-    seed: u64,
-    device: &Device,
-) -> Result<Vec<(Tensor, Tensor)>> {
-    let make = |(index, layer): (usize, &ConvLayer)| {
-        let mut rng = random::stream(seed, Purpose::Init, 0, index as u64);
-        let deviation = (2.0 / (layer.in_channels * 9) as f64).sqrt();
-        let shape = (layer.out_channels, layer.in_channels, 3, 3);
-        let values: Vec<f32> = (0..layer.out_channels * layer.in_channels * 9)
-            .map(|_| (deviation * standard_normal(&mut rng)) as f32)
-            .collect();
-        let weight = Tensor::from_vec(values, shape, device)?;
-        let bias = Tensor::zeros(layer.out_channels, DType::F32, device)?;
-        Ok((weight, bias))
-    };
-    layers.iter().enumerate().map(make).collect()
+/// He-normal weights, zero biases, and batch norms that change nothing; each convolution has a stream of its own.
+pub(super) fn he_normal(arch: &Arch, seed: u64, device: &Device) -> Result<Vec<ConvTensors>> {
+    let convs = arch.convs().enumerate();
+    convs
+        .map(|(index, (_, conv))| fresh(conv, seed, index, device))
+        .collect()
+}
+
+fn fresh(conv: &Conv, seed: u64, index: usize, device: &Device) -> Result<ConvTensors> {
+    let mut rng = random::stream(seed, Purpose::Init, 0, index as u64);
+    let shape = conv.weight_shape();
+    let [_, fan_in @ ..] = shape;
+    let deviation = (2.0 / fan_in.iter().product::<usize>() as f64).sqrt();
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| (deviation * standard_normal(&mut rng)) as f32)
+        .collect();
+    let zeros = || Tensor::zeros(conv.outputs, DType::F32, device);
+    let ones = || Tensor::ones(conv.outputs, DType::F32, device);
+    Ok(ConvTensors {
+        weight: Tensor::from_vec(values, &shape, device)?,
+        bias: if conv.bias { Some(zeros()?) } else { None },
+        norm: match conv.norm {
+            Some(_) => Some(NormTensors {
+                weight: ones()?,
+                bias: zeros()?,
+                mean: zeros()?,
+                variance: ones()?,
+            }),
+            None => None,
+        },
+    })
 }
 
 /// One standard normal number (Box & Muller 1958).

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::{Error, Result, atomic_file};
+use crate::atomic_file;
+use crate::error::{Error, Result};
 
 /// Bytes of a BLAKE3 hash.
 const DIGEST: usize = 32;
@@ -84,10 +85,10 @@ impl FeatureFile {
         }
     }
 
-    /// Reads the row at a place of the dataset.
-    pub(super) fn read(&self, place: usize, row: &mut [f32]) -> Result<()> {
+    /// Reads the row at an index of the dataset.
+    pub(super) fn read(&self, index: usize, row: &mut [f32]) -> Result<()> {
         let mut bytes = vec![0; size_of_val(row)];
-        let position = self.start + place as u64 * bytes.len() as u64;
+        let position = self.start + index as u64 * bytes.len() as u64;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(position))
             .and_then(|_| file.read_exact(&mut bytes))

@@ -1,38 +1,62 @@
 //! A step on the CPU in f32: one pass over memory, on all threads, in place.
 
 use std::cell::RefCell;
-use std::marker::PhantomData;
+use std::fmt;
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result};
 
-use super::{LANES, Rule};
+/// State tensors ("slots") a rule may keep for each variable.
+pub const SLOTS: usize = 3;
 
-/// Numbers a thread takes at least: less is not worth waking one.
+/// Elements a thread takes at least: fewer are not worth waking one.
 const GRAIN: usize = 1 << 15;
-/// Numbers between two turns of a rule's loops: they stay in the first-level cache.
-pub(in crate::train) const CHUNK: usize = 1024;
 
-/// Updates a variable (first operand) and its state from a gradient (second operand), both contiguous.
-pub(super) struct FusedStep<'a, R: Rule> {
-    factors: R::Factors,
-    /// candle lends an operation its own fields read-only.
-    state: RefCell<&'a mut [Vec<f32>; LANES]>,
-    rule: PhantomData<R>,
+/// A step as plain loops over one [`Chunk`], with its factors already in f32. It is called for every chunk of a
+/// variable, on several threads.
+pub type Fused = Box<dyn Fn(Chunk<'_>) + Send + Sync>;
+
+/// The same stretch of a variable, its gradient and its state: at most [`Chunk::LENGTH`] numbers of each.
+pub struct Chunk<'a> {
+    /// The variable, to be moved.
+    pub weight: &'a mut [f32],
+    /// Its gradient.
+    pub gradient: &'a [f32],
+    /// Its state, to be moved; empty in a place where the rule keeps none.
+    pub slots: [&'a mut [f32]; SLOTS],
 }
 
-impl<'a, R: Rule> FusedStep<'a, R> {
-    pub(super) fn new(factors: R::Factors, state: &'a mut [Vec<f32>; LANES]) -> Self {
+impl Chunk<'_> {
+    /// Elements per pass, so that they stay in the first-level cache.
+    pub const LENGTH: usize = 1024;
+}
+
+impl fmt::Debug for Chunk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a chunk of {} numbers", self.weight.len())
+    }
+}
+
+/// Updates a variable (first operand) and its state from a gradient (second operand), both contiguous.
+pub(super) struct FusedStep<'a> {
+    name: &'static str,
+    step: Fused,
+    /// candle lends an operation its own fields read-only.
+    slots: RefCell<&'a mut [Vec<f32>; SLOTS]>,
+}
+
+impl<'a> FusedStep<'a> {
+    pub(super) fn new(name: &'static str, step: Fused, slots: &'a mut [Vec<f32>; SLOTS]) -> Self {
         Self {
-            factors,
-            state: RefCell::new(state),
-            rule: PhantomData,
+            name,
+            step,
+            slots: RefCell::new(slots),
         }
     }
 }
 
-impl<R: Rule> InplaceOp2 for FusedStep<'_, R> {
+impl InplaceOp2 for FusedStep<'_> {
     fn name(&self) -> &'static str {
-        R::NAME
+        self.name
     }
 
     fn cpu_fwd(
@@ -43,67 +67,60 @@ impl<R: Rule> InplaceOp2 for FusedStep<'_, R> {
         gradient_layout: &Layout,
     ) -> Result<()> {
         let (CpuStorage::F32(variable), CpuStorage::F32(gradient)) = (variable, gradient) else {
-            candle_core::bail!("{}: the fused step is for f32", R::NAME);
+            candle_core::bail!("{}: the fused step is for f32", self.name);
         };
         let (Some((first, end)), Some((gradient_first, gradient_end))) = (
             variable_layout.contiguous_offsets(),
             gradient_layout.contiguous_offsets(),
         ) else {
-            candle_core::bail!("{}: the fused step is for contiguous tensors", R::NAME);
+            candle_core::bail!("{}: the fused step is for contiguous tensors", self.name);
         };
-        let mut state = self.state.borrow_mut();
-        Lanes {
+        let mut slots = self.slots.borrow_mut();
+        let whole = Chunk {
             weight: &mut variable[first..end],
             gradient: &gradient[gradient_first..gradient_end],
-            state: state.each_mut().map(Vec::as_mut_slice),
-        }
-        .step::<R>(&self.factors);
+            slots: slots.each_mut().map(Vec::as_mut_slice),
+        };
+        whole.step(&self.step);
         Ok(())
     }
 }
 
-/// The same stretch of a variable, its gradient and its state.
-pub(in crate::train) struct Lanes<'a> {
-    pub(in crate::train) weight: &'a mut [f32],
-    pub(in crate::train) gradient: &'a [f32],
-    /// Empty where the rule keeps nothing.
-    pub(in crate::train) state: [&'a mut [f32]; LANES],
-}
-
-impl Lanes<'_> {
-    fn step<R: Rule>(self, factors: &R::Factors) {
+impl Chunk<'_> {
+    /// Walks over what may be many chunks.
+    fn step(self, step: &Fused) {
         if self.weight.len() > GRAIN {
             let middle = self.weight.len() / 2;
             let (left, right) = self.split(middle);
-            rayon::join(|| left.step::<R>(factors), || right.step::<R>(factors));
+            rayon::join(|| left.step(step), || right.step(step));
             return;
         }
         let mut rest = self;
-        while rest.weight.len() > CHUNK {
-            let (chunk, after) = rest.split(CHUNK);
-            R::step_chunk(factors, chunk);
+        while rest.weight.len() > Self::LENGTH {
+            let (chunk, after) = rest.split(Self::LENGTH);
+            step(chunk);
             rest = after;
         }
-        R::step_chunk(factors, rest);
+        step(rest);
     }
 
     fn split(self, at: usize) -> (Self, Self) {
         let (weight, weight_after) = self.weight.split_at_mut(at);
         let (gradient, gradient_after) = self.gradient.split_at(at);
-        let [first, second, third] = self.state.map(|lane| {
-            let at = at.min(lane.len());
-            lane.split_at_mut(at)
+        let [first, second, third] = self.slots.map(|slot| {
+            let at = at.min(slot.len());
+            slot.split_at_mut(at)
         });
         (
             Self {
                 weight,
                 gradient,
-                state: [first.0, second.0, third.0],
+                slots: [first.0, second.0, third.0],
             },
             Self {
                 weight: weight_after,
                 gradient: gradient_after,
-                state: [first.1, second.1, third.1],
+                slots: [first.1, second.1, third.1],
             },
         )
     }

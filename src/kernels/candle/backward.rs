@@ -1,0 +1,95 @@
+//! A faster [`Tensor::backward`], which hands gradients of variables around candle.
+//!
+//! candle adds each gradient to fresh zeros, which for the weights of convolutions takes longer than to compute it. So
+//! while [`backward`] runs, operations [`divert`] gradients of variables to it, and candle does not see them. They are
+//! written to recycled tensors where one has their shape, since fresh pages take as long again.
+
+use std::cell::RefCell;
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor};
+
+/// This thread's state of a [`backward`] call.
+#[derive(Default)]
+struct BackwardContext {
+    /// Gradients of variables.
+    diverted: Vec<(Tensor, Tensor)>,
+    /// Tensors to write gradients to.
+    recycled: Vec<Tensor>,
+}
+
+thread_local! {
+    static CONTEXT: RefCell<Option<BackwardContext>> = const { RefCell::new(None) };
+}
+
+/// The gradients of `loss`. Those in `recycled`, of an earlier step and nobody else's any more, are taken to write new
+/// ones to; what is left over stays.
+pub(crate) fn backward(loss: &Tensor, recycled: &mut Vec<Tensor>) -> Result<GradStore> {
+    CONTEXT.set(Some(BackwardContext {
+        diverted: Vec::new(),
+        recycled: std::mem::take(recycled),
+    }));
+    let store = loss.backward();
+    let context = CONTEXT.take().unwrap_or_default();
+    *recycled = context.recycled;
+    let mut store = store?;
+    for (variable, gradient) in context.diverted {
+        let gradient = match store.remove(&variable) {
+            Some(other) => (other + gradient)?,
+            None => gradient,
+        };
+        store.insert(&variable, gradient);
+    }
+    Ok(store)
+}
+
+/// Takes the gradient of a variable around candle if [`backward`] runs; else gives it back.
+pub(super) fn divert(tensor: &Tensor, gradient: Tensor) -> Option<Tensor> {
+    CONTEXT.with_borrow_mut(|context| match context {
+        Some(context) if tensor.is_variable() => {
+            context.diverted.push((tensor.clone(), gradient));
+            None
+        }
+        _ => Some(gradient),
+    })
+}
+
+/// A tensor of the shape of `tensor` that `write` fills: a recycled one, or a new one.
+pub(super) fn gradient_like(tensor: &Tensor, write: impl FnMut(&mut [f32])) -> Result<Tensor> {
+    let recycled = CONTEXT.with_borrow_mut(|context| {
+        let recycled = &mut context.as_mut()?.recycled;
+        let fits = |recycled: &Tensor| {
+            recycled.shape() == tensor.shape()
+                && recycled.dtype() == DType::F32
+                && recycled.device().is_cpu()
+                && recycled.is_contiguous()
+        };
+        let place = recycled.iter().position(fits);
+        place.map(|place| recycled.swap_remove(place))
+    });
+    let gradient = match recycled {
+        Some(recycled) => recycled,
+        None => Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu)?,
+    };
+    gradient.inplace_op1(&FillInPlace(RefCell::new(write)))?;
+    Ok(gradient)
+}
+
+/// Overwrites a contiguous tensor of f32. candle gives operations no mutable access to themselves, hence the cell.
+struct FillInPlace<F>(RefCell<F>);
+
+impl<F: FnMut(&mut [f32])> InplaceOp1 for FillInPlace<F> {
+    fn name(&self) -> &'static str {
+        "convolution-gradient"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (storage, layout.contiguous_offsets()) {
+            (CpuStorage::F32(numbers), Some((start, end))) => {
+                (self.0.borrow_mut())(&mut numbers[start..end])
+            }
+            _ => candle_core::bail!("a gradient is contiguous and of f32"),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,395 @@
+//! A network with gradients: what its forward pass keeps, and its backward pass.
+//!
+//! Going forward, a value is kept if the way back reads it, and else dropped after its last use. Going back, a node
+//! takes the gradient of what it made and adds those of what it read. The gradient of a ReLU's output passes the gate
+//! as it is made, in the epilogue of the last convolution that adds to it, if a convolution is last.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::{CpuStorage, Device, Result, Tensor};
+
+use super::super::activation::Activation;
+use super::super::convolution_gradient::{Joined, input_gradient, parameter_gradients};
+use super::super::elementwise::{activation_gradient, add};
+use super::super::isa::Isa;
+use super::super::network::{Blocked, Conv, Network, Node, Operation, PackedWeights, Value};
+use super::super::pool::{Pooling, max_pool_gradient, pool_gradient};
+use super::super::scratch::Scratch;
+use super::super::shape::{FeatureMaps, Shape};
+use super::super::squeeze::{self, DenseGradient, Gates};
+use super::super::steps::steps;
+use super::super::window::Window;
+use super::backward::gradient_like;
+use super::nodes::{parameters, with_numbers};
+
+/// The gradients of a weight and a bias.
+type Gradients = (Tensor, Tensor);
+
+/// Which weight and bias: the node, and which of its own.
+pub(super) type Place = (usize, usize);
+
+pub(super) struct Run {
+    isa: Isa,
+    /// Every node is one step.
+    nodes: Vec<Node<Tensor>>,
+    /// Of what goes in.
+    shape: Shape,
+    /// The values whose gradient is needed.
+    wanted: Vec<bool>,
+    /// From the forward pass on.
+    kept: Mutex<Option<Kept>>,
+    /// From the backward pass until the links of the chain hand them out.
+    gradients: Mutex<HashMap<Place, Gradients>>,
+}
+
+/// What the way back reads.
+struct Kept {
+    values: HashMap<Value, Scratch>,
+    /// Of each squeeze-and-excitation.
+    gates: HashMap<usize, Gates>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a node's parameters take a gradient.
+fn is_open(node: &Node<Tensor>) -> bool {
+    let mut tensors = parameters(node).into_iter().flatten();
+    tensors.any(Tensor::track_op)
+}
+
+impl Run {
+    /// A run of nodes over maps of this shape, whose gradient is needed or not.
+    pub(super) fn new(isa: Isa, nodes: &[Node<Tensor>], shape: Shape, input_wanted: bool) -> Self {
+        let nodes = steps(nodes);
+        let mut wanted = vec![input_wanted];
+        for node in &nodes {
+            wanted.push(is_open(node) || node.reads().any(|value| wanted[value]));
+        }
+        Self {
+            isa,
+            nodes,
+            shape,
+            wanted,
+            kept: Mutex::default(),
+            gradients: Mutex::default(),
+        }
+    }
+
+    /// The weights and biases that take a gradient.
+    pub(super) fn open(&self) -> Vec<(Place, [Tensor; 2])> {
+        let nodes = self.nodes.iter().enumerate();
+        let open = nodes.filter(|(_, node)| is_open(node));
+        let pairs = open.flat_map(|(index, node)| {
+            let pairs = parameters(node).into_iter().enumerate();
+            pairs.map(move |(pair, tensors)| ((index, pair), tensors.map(Tensor::clone)))
+        });
+        pairs.collect()
+    }
+
+    /// The gradients of a weight and bias, once.
+    pub(super) fn take_gradients(&self, place: Place) -> Option<Gradients> {
+        lock(&self.gradients).remove(&place)
+    }
+
+    /// Runs the nodes; the result is a planar tensor's.
+    pub(super) fn forward(
+        &self,
+        input: FeatureMaps<'_>,
+    ) -> Result<(CpuStorage, candle_core::Shape)> {
+        with_numbers(&self.nodes, |nodes| {
+            let packed = PackedWeights::default();
+            let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
+            let read_back = self.read_back();
+            let mut values: HashMap<Value, Scratch> = HashMap::new();
+            let mut gates = HashMap::new();
+            for (index, node) in nodes.iter().enumerate() {
+                let mut made = Scratch::new(network.shapes[index + 1].blocked_len());
+                let at = |value| {
+                    values
+                        .get(&value)
+                        .map_or(input, |maps| FeatureMaps::Blocked(maps))
+                };
+                let of_node = network.node(index, at, self.shape.batch, &mut made);
+                if let Some(of_node) = of_node.filter(|_| self.wanted[index + 1]) {
+                    gates.insert(index, of_node);
+                }
+                debug_assert!(node.reads().all(|value| value <= index));
+                values.insert(index + 1, made);
+                values.retain(|value, _| {
+                    let is_ahead = *value > index || network.last_reads[*value] > index;
+                    is_ahead || read_back.contains(value)
+                });
+            }
+            let (result, shape) = (&values[&nodes.len()], network.shapes[nodes.len()]);
+            let mut planar = vec![0.0; shape.planar_len()];
+            shape.to_planar(result, &mut planar);
+            values.retain(|value, _| read_back.contains(value));
+            *lock(&self.kept) = Some(Kept { values, gates });
+            Ok((CpuStorage::F32(planar), shape.dims().as_slice().into()))
+        })
+    }
+
+    /// The values that the way back reads.
+    fn read_back(&self) -> HashSet<Value> {
+        let mut read = HashSet::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if !self.wanted[index + 1] {
+                continue;
+            }
+            let (reads_input, activation) = match &node.operation {
+                Operation::Conv(conv) => (is_open(node), conv.activation),
+                Operation::Sum { activation, .. } => (false, *activation),
+                _ => (true, Activation::Identity),
+            };
+            read.extend(reads_input.then_some(node.input));
+            read.extend((activation != Activation::Identity).then_some(index + 1));
+        }
+        read
+    }
+
+    /// Computes every parameter's gradient from that of the output, and that of the input if it is wanted, planar.
+    pub(super) fn backward(
+        &self,
+        input: FeatureMaps<'_>,
+        gradient: &[f32],
+    ) -> Result<Option<Vec<f32>>> {
+        let kept = lock(&self.kept);
+        let Some(kept) = &*kept else {
+            candle_core::bail!("the backward pass comes after the forward pass")
+        };
+        with_numbers(&self.nodes, |nodes| {
+            let packed = PackedWeights::default();
+            let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
+            let last = nodes.len();
+            let mut way = WayBack {
+                run: self,
+                slots: way_back_slots(self),
+                network,
+                kept,
+                input,
+                gradients: HashMap::new(),
+            };
+            way.slots[last].gradient = Some(way.network.shapes[last].blocked(gradient));
+            for index in (0..last).rev() {
+                way.node(index)?;
+            }
+            let dx = way.take(0);
+            *lock(&self.gradients) = way.gradients;
+            Ok(dx.filter(|_| self.wanted[0]).map(|dx| {
+                let mut planar = vec![0.0; self.shape.planar_len()];
+                self.shape.to_planar(&dx, &mut planar);
+                planar
+            }))
+        })
+    }
+}
+
+/// The gradient of a value on the way back.
+#[derive(Default)]
+struct Slot {
+    gradient: Option<Scratch>,
+    /// How many nodes have yet to add to it.
+    outstanding: usize,
+    /// Whether it has passed the ReLU that made the value.
+    is_gated: bool,
+}
+
+fn way_back_slots(run: &Run) -> Vec<Slot> {
+    let mut slots: Vec<Slot> = run.wanted.iter().map(|_| Slot::default()).collect();
+    for (index, node) in run.nodes.iter().enumerate() {
+        for value in node.reads().filter(|_| run.wanted[index + 1]) {
+            slots[value].outstanding += 1;
+        }
+    }
+    slots
+}
+
+/// A backward pass at work.
+struct WayBack<'a> {
+    run: &'a Run,
+    network: Network<'a>,
+    kept: &'a Kept,
+    input: FeatureMaps<'a>,
+    /// Of every value.
+    slots: Vec<Slot>,
+    gradients: HashMap<Place, Gradients>,
+}
+
+impl<'a> WayBack<'a> {
+    fn value(&self, value: Value) -> Blocked<'a> {
+        let maps = self.kept.values.get(&value);
+        let maps = maps.map_or(self.input, |maps| FeatureMaps::Blocked(maps));
+        Blocked::of(maps, self.network.shapes[value])
+    }
+
+    /// The gradient of a value, which nobody reads any more.
+    fn take(&mut self, value: Value) -> Option<Scratch> {
+        self.slots[value].gradient.take()
+    }
+
+    /// The activation that a value's node took along; none for what goes in.
+    fn activation(&self, value: Value) -> Activation {
+        match value
+            .checked_sub(1)
+            .map(|node| &self.network.nodes[node].operation)
+        {
+            Some(Operation::Conv(Conv { activation, .. }) | Operation::Sum { activation, .. }) => {
+                *activation
+            }
+            _ => Activation::Identity,
+        }
+    }
+
+    /// Whether the gradient that is added to a value's next is the last, and has a ReLU before it.
+    fn may_gate(&self, value: Value) -> bool {
+        self.slots[value].outstanding == 1 && self.activation(value) == Activation::Relu
+    }
+
+    /// Adds to the gradient of a value.
+    fn add(&mut self, value: Value, gradient: Scratch) {
+        let slot = &mut self.slots[value];
+        slot.outstanding -= 1;
+        match &mut slot.gradient {
+            Some(sum) => add(self.run.isa, &gradient, sum),
+            None => slot.gradient = Some(gradient),
+        }
+    }
+
+    /// Takes the gradient of what a node made back to what it read.
+    fn node(&mut self, index: usize) -> Result<()> {
+        let nodes: &'a [Node<&'a [f32]>] = self.network.nodes;
+        let node = &nodes[index];
+        let is_gated = self.slots[index + 1].is_gated;
+        let Some(mut dy) = self.take(index + 1) else {
+            return Ok(());
+        };
+        if !self.run.wanted[index + 1] {
+            return Ok(());
+        }
+        let activation = self.activation(index + 1);
+        if activation != Activation::Identity && !is_gated {
+            activation_gradient(
+                self.run.isa,
+                activation,
+                self.value(index + 1).maps(),
+                &mut dy,
+            );
+        }
+        match &node.operation {
+            Operation::Conv(conv) => self.conv(index, conv, dy)?,
+            Operation::Sum { other, .. } => self.sum(node.input, *other, dy),
+            Operation::Activate(activation) => {
+                activation_gradient(
+                    self.run.isa,
+                    *activation,
+                    self.value(node.input).maps(),
+                    &mut dy,
+                );
+                self.add(node.input, dy);
+            }
+            Operation::MaxPool(window) => self.pool(Pooling::Max, node.input, *window, &dy),
+            Operation::AveragePool(window) => self.pool(Pooling::Average, node.input, *window, &dy),
+            Operation::SqueezeExcite { .. } => self.squeeze(index, node, &dy)?,
+        }
+        Ok(())
+    }
+
+    fn conv(&mut self, index: usize, conv: &Conv<&[f32]>, dz: Scratch) -> Result<()> {
+        let (isa, value) = (self.run.isa, self.network.nodes[index].input);
+        let shape = self.network.shapes[value];
+        if is_open(&self.run.nodes[index]) {
+            let x = self.value(value);
+            let mut db = vec![0.0; conv.bias.len()];
+            let [weight, bias] = parameters(&self.run.nodes[index])[0];
+            let dw = gradient_like(weight, |dw| {
+                parameter_gradients(isa, conv, x.maps(), shape, &dz, dw, &mut db);
+            })?;
+            let db = Tensor::from_vec(db, bias.shape(), &Device::Cpu)?;
+            self.gradients.insert((index, 0), (dw, db));
+        }
+        if self.run.wanted[value] {
+            let y = self.may_gate(value).then(|| self.value(value));
+            let slot = &mut self.slots[value];
+            let other = slot.gradient.take();
+            let joined = Joined {
+                other: other.as_deref(),
+                gate: y.as_ref().map(Blocked::maps),
+            };
+            let mut dx = Scratch::new(shape.blocked_len());
+            input_gradient(isa, conv, shape, &dz, joined, &mut dx);
+            slot.gradient = Some(dx);
+            slot.outstanding -= 1;
+            slot.is_gated = y.is_some();
+        }
+        if let Some(residual) = conv.residual.filter(|value| self.run.wanted[*value]) {
+            self.add(residual, dz);
+        }
+        Ok(())
+    }
+
+    fn sum(&mut self, input: Value, other: Value, dz: Scratch) {
+        match (self.run.wanted[input], self.run.wanted[other]) {
+            (true, true) => {
+                let mut copy = Scratch::new(dz.len());
+                copy.copy_from_slice(&dz);
+                self.add(other, copy);
+                self.add(input, dz);
+            }
+            (true, false) => self.add(input, dz),
+            (false, _) => self.add(other, dz),
+        }
+    }
+
+    fn pool(&mut self, pooling: Pooling, value: Value, window: Window, dy: &[f32]) {
+        let (isa, shape, x) = (self.run.isa, self.network.shapes[value], self.value(value));
+        let mut dx = Scratch::new(shape.blocked_len());
+        if pooling == Pooling::Max && window == Window::HALVING {
+            let gates = self.may_gate(value) && self.slots[value].gradient.is_none();
+            max_pool_gradient(isa, x.maps(), shape, gates, dy, &mut dx);
+            self.slots[value].is_gated = gates;
+        } else {
+            pool_gradient(isa, pooling, x.maps(), shape, window, dy, &mut dx);
+        }
+        self.add(value, dx);
+    }
+
+    fn squeeze(&mut self, index: usize, node: &Node<&[f32]>, dy: &[f32]) -> Result<()> {
+        let Operation::SqueezeExcite { reduce, expand } = node.operation else {
+            return Ok(());
+        };
+        let (isa, shape, x) = (
+            self.run.isa,
+            self.network.shapes[node.input],
+            self.value(node.input),
+        );
+        let Some(gates) = self.kept.gates.get(&index) else {
+            candle_core::bail!("the backward pass comes after the forward pass")
+        };
+        let mut dx = Scratch::new(shape.blocked_len());
+        let found = squeeze::gradients(isa, x.maps(), shape, gates, reduce, expand, dy, &mut dx);
+        if is_open(&self.run.nodes[index]) {
+            let layers = parameters(&self.run.nodes[index]);
+            for (pair, (tensors, found)) in layers
+                .into_iter()
+                .zip([found.reduce, found.expand])
+                .enumerate()
+            {
+                let [weight, bias] = tensors;
+                let DenseGradient {
+                    weight: dw,
+                    bias: db,
+                } = found;
+                let gradients = (
+                    Tensor::from_vec(dw, weight.shape(), &Device::Cpu)?,
+                    Tensor::from_vec(db, bias.shape(), &Device::Cpu)?,
+                );
+                self.gradients.insert((index, pair), gradients);
+            }
+        }
+        self.add(node.input, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,445 @@
+//! A network without a graph: in as a tensor has maps, through every node in the kernels' layout, out in that layout.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::activation::Activation;
+use super::blocking::LAYER_BYTES;
+use super::depthwise;
+use super::elementwise;
+use super::epilogue::{Epilogue, pad_bias};
+use super::isa::Isa;
+use super::method::Method;
+use super::pool::{self, Pooling};
+use super::scratch::Scratch;
+use super::shape::{FeatureMaps, Shape};
+use super::squeeze::{self, Dense, Gates};
+use super::weights::Weights;
+use super::window::Window;
+
+/// One of a network's values: 0 is what goes in, i + 1 the output of node i.
+pub(crate) type Value = usize;
+
+/// A convolution with bias, and what follows it. `W` is what holds the weights: numbers, or a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conv<W> {
+    /// (out, in / groups, size, size)
+    pub(crate) weights: W,
+    /// (out)
+    pub(crate) bias: W,
+    pub(crate) window: Window,
+    /// Whether every channel is convolved by itself; else all with all.
+    pub(crate) depthwise: bool,
+    /// A value of the output's shape that is added before the activation.
+    pub(crate) residual: Option<Value>,
+    pub(crate) activation: Activation,
+    /// Whether a 2×2 max-pool with stride 2 follows.
+    pub(crate) pool: bool,
+    /// The convolution's place in its base if the weights stay as they are: they are kept packed under it.
+    pub(crate) kept_as: Option<usize>,
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Operation<W> {
+    Conv(Conv<W>),
+    MaxPool(Window),
+    AveragePool(Window),
+    /// Adds a value of the same shape.
+    Sum {
+        other: Value,
+        activation: Activation,
+    },
+    /// An activation by itself.
+    Activate(Activation),
+    /// Multiplies channels by what two layers make of the means of all.
+    SqueezeExcite {
+        reduce: Dense<W>,
+        expand: Dense<W>,
+    },
+}
+
+/// An operation on a value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node<W> {
+    pub(crate) input: Value,
+    pub(crate) operation: Operation<W>,
+}
+
+impl<W> Node<W> {
+    /// The same with what `with` makes of each weight and bias, one after the other.
+    pub(super) fn map<'w, V>(&'w self, mut with: impl FnMut(&'w W) -> V) -> Node<V> {
+        let operation = match &self.operation {
+            Operation::Conv(conv) => Operation::Conv(Conv {
+                weights: with(&conv.weights),
+                bias: with(&conv.bias),
+                window: conv.window,
+                depthwise: conv.depthwise,
+                residual: conv.residual,
+                activation: conv.activation,
+                pool: conv.pool,
+                kept_as: conv.kept_as,
+            }),
+            Operation::MaxPool(window) => Operation::MaxPool(*window),
+            Operation::AveragePool(window) => Operation::AveragePool(*window),
+            Operation::Sum { other, activation } => Operation::Sum {
+                other: *other,
+                activation: *activation,
+            },
+            Operation::Activate(activation) => Operation::Activate(*activation),
+            Operation::SqueezeExcite { reduce, expand } => Operation::SqueezeExcite {
+                reduce: reduce.map(&mut with),
+                expand: expand.map(&mut with),
+            },
+        };
+        Node {
+            input: self.input,
+            operation,
+        }
+    }
+
+    /// The values it reads.
+    pub(super) fn reads(&self) -> impl Iterator<Item = Value> {
+        let other = match &self.operation {
+            Operation::Conv(conv) => conv.residual,
+            Operation::Sum { other, .. } => Some(*other),
+            _ => None,
+        };
+        [self.input].into_iter().chain(other)
+    }
+}
+
+impl Node<&[f32]> {
+    /// The shape that it makes of its input's.
+    fn output(&self, shape: Shape) -> Shape {
+        match &self.operation {
+            Operation::Conv(conv) => {
+                let output = conv.window.output(shape).with_channels(conv.bias.len());
+                if conv.pool { output.pooled() } else { output }
+            }
+            Operation::MaxPool(window) | Operation::AveragePool(window) => window.output(shape),
+            Operation::Sum { .. } | Operation::Activate(_) | Operation::SqueezeExcite { .. } => {
+                shape
+            }
+        }
+    }
+}
+
+/// The weights of frozen layers, packed as the methods read them when first needed, and kept.
+#[derive(Debug, Default)]
+pub(crate) struct PackedWeights {
+    kept: Mutex<HashMap<(usize, Packing), Arc<Scratch>>>,
+}
+
+/// What weights are packed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Packing {
+    Method(Method),
+    Depthwise,
+}
+
+impl PackedWeights {
+    fn get(&self, layer: usize, packing: Packing, pack: impl FnOnce() -> Scratch) -> Arc<Scratch> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.entry((layer, packing))
+            .or_insert_with(|| Arc::new(pack()))
+            .clone()
+    }
+}
+
+/// Runs nodes, the last of which makes the result, over images (N, C, H, W) and returns blocked maps. Nothing in
+/// between is kept.
+///
+/// Early nodes, whose maps are large, take a few images at a time, so that a node finds its input in the cache; the
+/// later ones take all of them, so that weights are read once.
+///
+/// Methods are chosen as for `batch` images: they differ by rounding, so that an image's maps depend on `batch` and not
+/// on how many images come with it.
+pub(crate) fn run(
+    isa: Isa,
+    nodes: &[Node<&[f32]>],
+    packed: &PackedWeights,
+    planar: &[f32],
+    shape: Shape,
+    batch: usize,
+) -> (Vec<f32>, Shape) {
+    let network = Network::new(isa, nodes, packed, shape, batch);
+    let (early, group) = network.early();
+    let result = network.shapes[nodes.len()];
+    let mut last = vec![0.0; result.blocked_len()];
+    if early == 0 || group >= shape.batch {
+        network.run(
+            0..nodes.len(),
+            FeatureMaps::Planar(planar),
+            shape.batch,
+            &mut last,
+        );
+        return (last, result);
+    }
+    let between = network.shapes[early];
+    let mut gathered = Scratch::new(if early == nodes.len() {
+        0
+    } else {
+        between.blocked_len()
+    });
+    let halfway = if early == nodes.len() {
+        &mut last[..]
+    } else {
+        &mut gathered[..]
+    };
+    let per_input = shape.with_batch(1).planar_len();
+    let per_output = between.with_batch(1).blocked_len();
+    for first in (0..shape.batch).step_by(group) {
+        let count = group.min(shape.batch - first);
+        let images = &planar[first * per_input..][..count * per_input];
+        let to = &mut halfway[first * per_output..][..count * per_output];
+        network.run(0..early, FeatureMaps::Planar(images), count, to);
+    }
+    if early < nodes.len() {
+        let rest = early..nodes.len();
+        network.run(
+            rest,
+            FeatureMaps::Blocked(&gathered),
+            shape.batch,
+            &mut last,
+        );
+    }
+    (last, result)
+}
+
+/// Nodes, and what follows from them and the shape of what goes in.
+pub(super) struct Network<'a> {
+    pub(super) isa: Isa,
+    pub(super) nodes: &'a [Node<&'a [f32]>],
+    packed: &'a PackedWeights,
+    /// Of every value.
+    pub(super) shapes: Vec<Shape>,
+    /// The last node that reads each value.
+    pub(super) last_reads: Vec<usize>,
+    /// For how many images methods are chosen.
+    batch: usize,
+}
+
+impl<'a> Network<'a> {
+    pub(super) fn new(
+        isa: Isa,
+        nodes: &'a [Node<&'a [f32]>],
+        packed: &'a PackedWeights,
+        input: Shape,
+        batch: usize,
+    ) -> Self {
+        let mut shapes = vec![input];
+        let mut last_reads = vec![0; nodes.len() + 1];
+        for (index, node) in nodes.iter().enumerate() {
+            shapes.push(node.output(shapes[node.input]));
+            for value in node.reads() {
+                last_reads[value] = index;
+            }
+        }
+        Self {
+            isa,
+            nodes,
+            packed,
+            shapes,
+            last_reads,
+            batch,
+        }
+    }
+
+    /// How many leading nodes go by groups of images, and how many images make a group.
+    fn early(&self) -> (usize, usize) {
+        let mut largest = 0;
+        let group = |largest: usize| (LAYER_BYTES / largest.max(1)).max(1);
+        for (index, node) in self.nodes.iter().enumerate() {
+            let (input, output) = (self.shapes[node.input], self.shapes[index + 1]);
+            let image = |shape: Shape| shape.with_batch(1).blocked_len();
+            let bytes = 4 * (image(input) + image(output));
+            if bytes * input.batch <= LAYER_BYTES && self.is_narrow(index) {
+                return (index, group(largest));
+            }
+            largest = largest.max(bytes);
+        }
+        (self.nodes.len(), group(largest))
+    }
+
+    /// Whether the nodes from `index` on read no value made before but the last one.
+    fn is_narrow(&self, index: usize) -> bool {
+        (0..index).all(|value| self.last_reads[value] < index)
+    }
+
+    /// Runs some of the nodes, of which those outside read only the last, into `last`. The first reads `input`, of so
+    /// many images.
+    fn run(&self, nodes: Range<usize>, input: FeatureMaps<'_>, images: usize, last: &mut [f32]) {
+        let (first, end) = (nodes.start, nodes.end);
+        let mut values: HashMap<Value, Scratch> = HashMap::new();
+        for index in nodes {
+            let node = &self.nodes[index];
+            let at = |value: Value| match values.get(&value) {
+                Some(maps) => FeatureMaps::Blocked(maps),
+                None => {
+                    assert_eq!(
+                        value, first,
+                        "a value is read before it is made or after its last use"
+                    );
+                    input
+                }
+            };
+            if index + 1 == end {
+                self.node(index, at, images, last);
+                break;
+            }
+            let output = self.shapes[index + 1].with_batch(images);
+            let mut made = Scratch::new(output.blocked_len());
+            self.node(index, at, images, &mut made);
+            values.retain(|value, _| self.last_reads[*value] > index);
+            values.insert(index + 1, made);
+            debug_assert!(node.reads().all(|value| value <= index));
+        }
+    }
+
+    /// Runs one node on so many images. Returns what came of each step of a squeeze-and-excitation.
+    pub(super) fn node<'v>(
+        &self,
+        index: usize,
+        value: impl Fn(Value) -> FeatureMaps<'v>,
+        images: usize,
+        y: &mut [f32],
+    ) -> Option<Gates> {
+        let node = &self.nodes[index];
+        let shape = self.shapes[node.input].with_batch(images);
+        let x = value(node.input);
+        match &node.operation {
+            Operation::Conv(conv) => {
+                let residual = conv.residual.map(|residual| {
+                    Blocked::of(value(residual), self.shapes[residual].with_batch(images))
+                });
+                let residual = residual.as_ref().map(Blocked::maps);
+                self.conv(conv, x, shape, residual, y);
+            }
+            Operation::MaxPool(Window::HALVING) => {
+                let x = Blocked::of(x, shape);
+                pool::max_pool(self.isa, x.maps(), shape, y);
+            }
+            Operation::MaxPool(window) => {
+                let x = Blocked::of(x, shape);
+                pool::pool(self.isa, Pooling::Max, x.maps(), shape, *window, y);
+            }
+            Operation::AveragePool(window) => {
+                let x = Blocked::of(x, shape);
+                pool::pool(self.isa, Pooling::Average, x.maps(), shape, *window, y);
+            }
+            Operation::Sum { other, activation } => {
+                let (x, other) = (Blocked::of(x, shape), Blocked::of(value(*other), shape));
+                elementwise::sum(self.isa, x.maps(), other.maps(), *activation, y);
+            }
+            Operation::Activate(activation) => {
+                let x = Blocked::of(x, shape);
+                elementwise::activate(self.isa, *activation, x.maps(), y);
+            }
+            Operation::SqueezeExcite { reduce, expand } => {
+                let x = Blocked::of(x, shape);
+                let means = squeeze::means(self.isa, x.maps(), shape);
+                let gates = squeeze::gates(self.isa, means, images, *reduce, *expand);
+                squeeze::scale(self.isa, x.maps(), shape, &gates.gates, y);
+                return Some(gates);
+            }
+        }
+        None
+    }
+
+    fn conv(
+        &self,
+        conv: &Conv<&[f32]>,
+        x: FeatureMaps<'_>,
+        shape: Shape,
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) {
+        let bias = pad_bias(conv.bias);
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            residual,
+            activation: conv.activation,
+            pool: conv.pool,
+            gate: None,
+        };
+        if conv.depthwise {
+            self.depthwise(conv, x, shape, &epilogue, y);
+            return;
+        }
+        let chosen_for = shape.with_batch(self.batch);
+        let method = Method::choose(x, chosen_for, conv.window, conv.bias.len());
+        let method = method.for_epilogue(&epilogue);
+        let weights = Weights {
+            values: conv.weights,
+            out_channels: conv.bias.len(),
+            in_channels: shape.channels,
+            size: conv.window.kernel,
+            transposed: false,
+        };
+        let packed = conv.kept_as.map(|place| {
+            let pack = || method.pack(self.isa, &weights);
+            self.packed.get(place, Packing::Method(method), pack)
+        });
+        let packed = packed.as_deref().map(|packed| &**packed);
+        let blocked;
+        let x = match x {
+            FeatureMaps::Planar(planar) if method != Method::DirectPlanar => {
+                blocked = shape.blocked(planar);
+                &blocked
+            }
+            FeatureMaps::Planar(x) | FeatureMaps::Blocked(x) => x,
+        };
+        method.convolve(
+            self.isa,
+            x,
+            shape,
+            conv.window,
+            &weights,
+            packed,
+            &epilogue,
+            y,
+        );
+    }
+
+    fn depthwise(
+        &self,
+        conv: &Conv<&[f32]>,
+        x: FeatureMaps<'_>,
+        shape: Shape,
+        epilogue: &Epilogue<'_>,
+        y: &mut [f32],
+    ) {
+        let (isa, window) = (self.isa, conv.window);
+        let pack = || depthwise::pack(conv.weights, shape.channels, window.kernel);
+        let packed = match conv.kept_as {
+            Some(place) => self.packed.get(place, Packing::Depthwise, pack),
+            None => Arc::new(pack()),
+        };
+        let x = Blocked::of(x, shape);
+        depthwise::convolve(isa, x.maps(), shape, &packed, window, epilogue, y);
+    }
+}
+
+/// Maps in the kernels' layout, made if they were not.
+pub(super) enum Blocked<'a> {
+    Borrowed(&'a [f32]),
+    Made(Scratch),
+}
+
+impl<'a> Blocked<'a> {
+    pub(super) fn of(x: FeatureMaps<'a>, shape: Shape) -> Self {
+        match x {
+            FeatureMaps::Blocked(maps) => Self::Borrowed(maps),
+            FeatureMaps::Planar(maps) => Self::Made(shape.blocked(maps)),
+        }
+    }
+
+    pub(super) fn maps(&self) -> &[f32] {
+        match self {
+            Self::Borrowed(maps) => maps,
+            Self::Made(maps) => maps,
+        }
+    }
+}

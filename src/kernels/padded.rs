@@ -1,0 +1,159 @@
+//! Zero-padded maps in which whatever a tap reads lies side by side.
+
+use super::parallel::{Shared, for_each};
+use super::shape::Shape;
+use super::simd::LANES;
+use super::window::Window;
+
+/// How the input lies: blocks of sixteen channels, or one plane per channel as tensors have it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    Blocked,
+    Planar,
+}
+
+impl Layout {
+    /// Channels side by side.
+    pub(super) fn lanes(self) -> usize {
+        match self {
+            Self::Blocked => LANES,
+            Self::Planar => 1,
+        }
+    }
+
+    /// Channels with padding.
+    pub(super) fn padded(self, channels: usize) -> usize {
+        channels.next_multiple_of(self.lanes())
+    }
+}
+
+/// Maps as the products read them: every plane once for each of a window's columns, with the pixels that tap reads in
+/// the place of those they are for. Rows that one tap reads one after the other, `stride` apart, lie one after the
+/// other.
+#[derive(Clone, Copy)]
+pub(super) struct Padded {
+    pub(super) layout: Layout,
+    shape: Shape,
+    window: Window,
+    output: Shape,
+    /// Planes of an image: channels, or blocks of them.
+    planes: usize,
+}
+
+impl Padded {
+    pub(super) fn new(shape: Shape, layout: Layout, window: Window) -> Self {
+        let planes = layout.padded(shape.channels) / layout.lanes();
+        Self {
+            layout,
+            shape,
+            window,
+            output: window.output(shape),
+            planes,
+        }
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.planes * self.layout.lanes()
+    }
+
+    /// Floats of a row of one of a plane's copies.
+    pub(super) fn row(&self) -> usize {
+        self.output.width * self.layout.lanes()
+    }
+
+    /// Rows that the window reads: all but those that a stride leaves over.
+    fn rows(&self) -> usize {
+        (self.output.height - 1) * self.window.stride + self.window.kernel
+    }
+
+    /// Where a padded row stands in a copy: rows of equal remainder by the stride are together.
+    fn place(&self, row: usize) -> usize {
+        let (stride, rows) = (self.window.stride, self.rows());
+        let before = (0..row % stride).map(|first| (rows - first).div_ceil(stride));
+        before.sum::<usize>() + row / stride
+    }
+
+    /// Floats of a copy of a plane.
+    fn copy_len(&self) -> usize {
+        self.rows() * self.row()
+    }
+
+    fn plane_len(&self) -> usize {
+        self.window.kernel * self.copy_len()
+    }
+
+    pub(super) fn image_len(&self) -> usize {
+        self.planes * self.plane_len()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shape.batch * self.image_len()
+    }
+
+    /// Floats of the maps as they are given.
+    pub(super) fn unpadded_len(&self) -> usize {
+        let pixels = self.shape.height * self.shape.width;
+        self.shape.batch * self.planes * pixels * self.layout.lanes()
+    }
+
+    /// Where the channels of each tap begin: all planes for each.
+    pub(super) fn segments(&self) -> Vec<usize> {
+        let size = self.window.kernel;
+        let taps = (0..size * size).flat_map(|tap| {
+            let shift = tap % size * self.copy_len() + self.place(tap / size) * self.row();
+            (0..self.planes).map(move |plane| plane * self.plane_len() + shift)
+        });
+        taps.collect()
+    }
+
+    pub(super) fn fill(&self, x: &[f32], padded: &mut [f32]) {
+        let (row, copy, size) = (self.row(), self.copy_len(), self.window.kernel);
+        let from_row = self.shape.width * self.layout.lanes();
+        let from_plane = self.shape.height * from_row;
+        let padded = Shared::new(padded);
+        for_each(self.shape.batch * self.planes, |plane| {
+            // SAFETY: an item's slice is its own plane.
+            let copies = unsafe { padded.slice(plane * size * copy, size * copy) };
+            let source = &x[plane * from_plane..][..from_plane];
+            for (column, target) in copies.chunks_exact_mut(copy).enumerate() {
+                for index in 0..self.rows() {
+                    let target = &mut target[self.place(index) * row..][..row];
+                    match index.checked_sub(self.window.padding.top) {
+                        Some(index) if index < self.shape.height => {
+                            self.fill_row(&source[index * from_row..][..from_row], column, target);
+                        }
+                        _ => target.fill(0.0),
+                    }
+                }
+            }
+        });
+    }
+
+    /// What one of a window's columns reads of a row.
+    fn fill_row(&self, source: &[f32], column: usize, target: &mut [f32]) {
+        let (lanes, stride) = (self.layout.lanes(), self.window.stride);
+        let (left, width) = (self.window.padding.left, self.shape.width);
+        // Places whose pixel is within the map.
+        let first = left.saturating_sub(column).div_ceil(stride);
+        let end = (width + left).saturating_sub(column).div_ceil(stride);
+        let end = end.min(self.output.width).max(first.min(self.output.width));
+        let first = first.min(end);
+        target[..first * lanes].fill(0.0);
+        target[end * lanes..].fill(0.0);
+        let target = &mut target[first * lanes..end * lanes];
+        if target.is_empty() {
+            return;
+        }
+        let source = &source[(first * stride + column - left) * lanes..];
+        if stride == 1 {
+            target.copy_from_slice(&source[..target.len()]);
+            return;
+        }
+        for (target, source) in target
+            .chunks_exact_mut(lanes)
+            .zip(source.chunks(stride * lanes))
+        {
+            target.copy_from_slice(&source[..lanes]);
+        }
+    }
+}

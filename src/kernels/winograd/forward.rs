@@ -1,0 +1,363 @@
+//! The convolution through Winograd tiles: transform, products at every point, transform back.
+
+use std::ops::Range;
+
+use super::super::blocking::{
+    OWN_CHUNK_BYTES, POINT_PAD, SHARED_CHUNK_BYTES, SMALL_WEIGHT_BYTES, WEIGHT_PANEL_BYTES,
+};
+use super::super::epilogue::Epilogue;
+use super::super::gemm::{InMemory, Microkernel};
+use super::super::parallel::{Shared, for_each, part};
+use super::super::scratch::{Scratch, with_own};
+use super::super::shape::Shape;
+use super::super::simd::{LANES, Simd};
+use super::super::weights::{Taps, Weights};
+use super::chunk::Chunk;
+use super::pack::{pack, packed_len, transform_taps};
+use super::points::TileFamily;
+use super::tiling::Tiling;
+use super::transform::output_tile;
+
+/// Convolves blocked `x`, of `input`'s shape, with `weights` into blocked `y`. Weights that are used often are given
+/// packed, by [`pack`]; others are transformed, if they are large a panel at a time.
+pub(crate) fn convolve<S: Simd, P: TileFamily>(
+    simd: S,
+    x: &[f32],
+    input: Shape,
+    weights: &Weights<'_>,
+    packed: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    let (out_channels, in_channels) = weights.sizes();
+    let output = input.with_channels(out_channels);
+    let written = if epilogue.pool {
+        output.pooled()
+    } else {
+        output
+    };
+    assert_eq!(input.channels, in_channels);
+    assert_eq!(
+        (x.len(), y.len()),
+        (input.blocked_len(), written.blocked_len())
+    );
+    epilogue.check(out_channels, y.len());
+    assert!(!epilogue.is_unsettled(), "tiles settle nothing");
+    if y.is_empty() {
+        return;
+    }
+    let convolution = Convolution {
+        simd,
+        x,
+        from: Tiling::new::<P>(input),
+        to: Tiling::new::<P>(output),
+        in_blocks: input.blocks(),
+        panels: out_channels.div_ceil(S::NR),
+        epilogue,
+        y: Shared::new(y),
+    };
+    let length = packed_len::<S, P>(weights);
+    let is_small = 4 * length <= SMALL_WEIGHT_BYTES;
+    let made;
+    let packed = match packed {
+        None if is_small => {
+            made = pack::<S, P>(simd, weights);
+            Some(&*made)
+        }
+        packed => packed,
+    };
+    match packed {
+        Some(packed) => {
+            assert_eq!(packed.len(), length);
+            if is_small {
+                convolution.by_chunk::<P>(packed);
+            } else {
+                convolution.by_panel::<P>(PanelWeights::Packed(packed));
+            }
+        }
+        None => convolution.by_panel::<P>(PanelWeights::Unpacked(weights)),
+    }
+}
+
+/// What a panel's products are made with.
+#[derive(Clone, Copy)]
+enum PanelWeights<'a> {
+    Packed(&'a [f32]),
+    /// Transformed by the thread that uses them: nine numbers are read from memory for up to 64, and 64 are not
+    /// written.
+    Unpacked(&'a Weights<'a>),
+}
+
+/// A convolution's operands and sizes.
+struct Convolution<'a, S> {
+    simd: S,
+    x: &'a [f32],
+    /// The inputs cut into tiles.
+    from: Tiling,
+    /// The outputs cut into tiles.
+    to: Tiling,
+    in_blocks: usize,
+    panels: usize,
+    epilogue: &'a Epilogue<'a>,
+    y: Shared<'a>,
+}
+
+/// Some of a chunk's tiles, and room for their products with one panel.
+struct Work<'a> {
+    chunk: Chunk<'a>,
+    tiles: Range<usize>,
+    /// Where the channel blocks of a tile begin, from the first.
+    segments: &'a [usize],
+    /// (point, tile of the chunk, output within the panel)
+    products: Shared<'a>,
+    /// Floats from point to point in `products`.
+    point: usize,
+}
+
+impl<S: Simd> Convolution<'_, S> {
+    /// Floats from point to point in the products of `room` tiles with a panel.
+    fn products_point(room: usize) -> usize {
+        room * S::NR + POINT_PAD
+    }
+
+    fn segments(&self, room: usize) -> Vec<usize> {
+        (0..self.in_blocks)
+            .map(|block| block * room * LANES)
+            .collect()
+    }
+
+    /// Each thread takes small chunks of tiles from input to output.
+    fn by_chunk<P: TileFamily>(&self, packed: &[f32]) {
+        let (down, across) = self.from.point_grid();
+        let tiles = self.from.tiles();
+        let per_tile = 4 * down * across * self.in_blocks * LANES;
+        let most = (OWN_CHUNK_BYTES / per_tile / S::MR).max(1) * S::MR;
+        let chunks = tiles
+            .div_ceil(most)
+            .max(rayon::current_num_threads().min(tiles));
+        let room = tiles.div_ceil(chunks);
+        let v_point = Chunk::point_len(self.from.shape, room);
+        let m_point = Self::products_point(room);
+        let (v_len, m_len) = (down * across * v_point, down * across * m_point);
+        let segments = self.segments(room);
+        for_each(chunks, |index| {
+            with_own(v_len + m_len, |own| {
+                let (v, m) = own.split_at_mut(v_len);
+                // Even chunks: the last one is not the smallest.
+                let tiles = part(&(0..tiles), index, chunks);
+                let work = Work {
+                    chunk: Chunk {
+                        first: tiles.start,
+                        room,
+                        values: Shared::new(v),
+                        point: v_point,
+                    },
+                    tiles,
+                    segments: &segments,
+                    products: Shared::new(m),
+                    point: m_point,
+                };
+                self.simd.vectorize(
+                    #[inline(always)]
+                    // SAFETY: the chunk and the products are this thread's own, made for `room` tiles, and so many are
+                    // in `tiles`; their outputs are written by this item alone. The length of `packed` was checked.
+                    || unsafe {
+                        let tiles = work.tiles.clone();
+                        let chunk = &work.chunk;
+                        chunk.fill::<S, P>(self.simd, self.x, &self.from, tiles);
+                        for panel in 0..self.panels {
+                            self.packed_products::<P>(&work, panel, packed);
+                            self.outputs::<P>(&work, panel);
+                        }
+                    },
+                );
+            });
+        });
+    }
+
+    /// All threads transform a large chunk of tiles, then each takes a panel of output channels at a time.
+    fn by_panel<P: TileFamily>(&self, weights: PanelWeights<'_>) {
+        let (down, across) = self.from.point_grid();
+        let points = down * across;
+        let tiles = self.from.tiles();
+        let per_tile = 4 * points * self.in_blocks * LANES;
+        let chunks = tiles.div_ceil((SHARED_CHUNK_BYTES / per_tile).max(S::MR));
+        let room = tiles.div_ceil(chunks);
+        let v_point = Chunk::point_len(self.from.shape, room);
+        let m_point = Self::products_point(room);
+        let segments = self.segments(room);
+        let mut v = Scratch::new(points * v_point);
+        let values = Shared::new(&mut v);
+        for index in 0..chunks {
+            let tiles = part(&(0..tiles), index, chunks);
+            let chunk = Chunk {
+                first: tiles.start,
+                room,
+                values,
+                point: v_point,
+            };
+            // SAFETY: the chunk is made for `room` tiles, at least as many as these; nothing else runs at this time.
+            unsafe { chunk.fill_together::<S, P>(self.simd, self.x, &self.from, tiles.clone()) };
+            // Threads beyond the number of panels share their tiles.
+            let parts = rayon::current_num_threads().div_ceil(self.panels);
+            let parts = parts.min(tiles.len().div_ceil(S::MR));
+            for_each(self.panels * parts, |item| {
+                let panel = item / parts;
+                with_own(points * m_point, |m| {
+                    let work = Work {
+                        chunk,
+                        tiles: part(&tiles, item % parts, parts),
+                        segments: &segments,
+                        products: Shared::new(m),
+                        point: m_point,
+                    };
+                    // SAFETY: the chunk was filled, and is only read here; the products are this thread's own, with
+                    // room for its tiles; an item alone writes its panel's outputs of its tiles.
+                    unsafe { self.panel::<P>(&work, panel, weights) };
+                });
+            });
+        }
+    }
+
+    /// A panel's outputs of some of a chunk's tiles.
+    ///
+    /// # Safety
+    /// As for [`products`](Self::products) and [`outputs`](Self::outputs).
+    unsafe fn panel<P: TileFamily>(
+        &self,
+        work: &Work<'_>,
+        panel: usize,
+        weights: PanelWeights<'_>,
+    ) {
+        self.simd.vectorize(
+            #[inline(always)]
+            // SAFETY: the caller says what all three ask for.
+            || unsafe {
+                match weights {
+                    PanelWeights::Packed(u) => self.packed_products::<P>(work, panel, u),
+                    PanelWeights::Unpacked(weights) => {
+                        self.unpacked_products::<P>(work, panel, weights);
+                    }
+                }
+                self.outputs::<P>(work, panel);
+            },
+        );
+    }
+
+    /// A panel's products with packed weights.
+    ///
+    /// # Safety
+    /// As for [`products`](Self::products), but for the weights, which are packed for this convolution.
+    #[inline(always)]
+    unsafe fn packed_products<P: TileFamily>(&self, work: &Work<'_>, panel: usize, packed: &[f32]) {
+        let size = P::LARGEST + 2;
+        let point = self.in_blocks * LANES * S::NR;
+        let u = packed[panel * size * size * point..][..size * size * point].as_ptr();
+        let u = |row, column| u.wrapping_add((row * size + column) * point);
+        // SAFETY: there are size · size points, of which smaller tiles use the first, and at each so many panel rows.
+        unsafe { self.products(work, 0..self.in_blocks, u, false) };
+    }
+
+    /// A panel's products with weights that are transformed here, some channel blocks at a time.
+    ///
+    /// # Safety
+    /// As for [`products`](Self::products), but for the weights.
+    #[inline(always)]
+    unsafe fn unpacked_products<P: TileFamily>(
+        &self,
+        work: &Work<'_>,
+        panel: usize,
+        weights: &Weights<'_>,
+    ) {
+        let (down, across) = self.from.point_grid();
+        let row_bytes = 4 * down * across * LANES * S::NR;
+        let most = (WEIGHT_PANEL_BYTES / row_bytes).clamp(1, self.in_blocks);
+        let point = most * LANES * S::NR + POINT_PAD;
+        let mut own = Scratch::new(down * across * point);
+        let mut taps = Taps::ZERO;
+        for first in (0..self.in_blocks).step_by(most) {
+            let blocks = first..self.in_blocks.min(first + most);
+            let u = own.as_mut_ptr();
+            for block in blocks.clone() {
+                weights.read_taps(self.simd, panel, block, &mut taps);
+                for input in 0..LANES {
+                    let row = (block - first) * LANES + input;
+                    let taps = taps.of::<S>(input);
+                    // SAFETY: `own` is made for the panel rows of so many blocks at each point.
+                    unsafe {
+                        let u = (u.add(row * S::NR), point);
+                        transform_taps::<S, P>(self.simd, taps, u, (down, across));
+                    }
+                }
+            }
+            let u = u.cast_const();
+            let u = |row, column| u.wrapping_add((row * across + column) * point);
+            // SAFETY: these are the points of these blocks' weights, filled just now.
+            unsafe { self.products(work, blocks, u, first > 0) };
+        }
+    }
+
+    /// A panel's products of the tiles at every point, over some of the channel blocks.
+    ///
+    /// # Safety
+    /// The chunk holds the tiles, transformed; the products have room for them and are the caller's alone; `u` gives
+    /// where a point's panel rows for these blocks begin.
+    #[inline(always)]
+    unsafe fn products(
+        &self,
+        work: &Work<'_>,
+        blocks: Range<usize>,
+        u: impl Fn(usize, usize) -> *const f32,
+        accumulate: bool,
+    ) {
+        let (down, across) = self.from.point_grid();
+        for row in 0..down {
+            for column in 0..across {
+                let tiles = self.from.with_point(row, column);
+                let first = tiles.start.max(work.tiles.start);
+                let end = tiles.end.min(work.tiles.end);
+                if first >= end {
+                    continue;
+                }
+                let microkernel = Microkernel::<LANES, 1> {
+                    m: end - first,
+                    segments: &work.segments[blocks.clone()],
+                    segment_k: LANES,
+                };
+                let (point, skipped) = (row * across + column, first - work.chunk.first);
+                // SAFETY: rows are the tiles from `first` to `end`, which chunk and products have at this point.
+                unsafe {
+                    let v = work.chunk.values;
+                    let v = v.at(point * work.chunk.point + skipped * LANES);
+                    let m = work.products.at(point * work.point + skipped * S::NR);
+                    let output = InMemory { c: m, accumulate };
+                    microkernel.run(self.simd, v, u(row, column), output);
+                }
+            }
+        }
+    }
+
+    /// Transforms a panel's products back.
+    ///
+    /// # Safety
+    /// The products hold the tiles', which are the output's, and nobody else writes their outputs in the panel.
+    #[inline(always)]
+    unsafe fn outputs<P: TileFamily>(&self, work: &Work<'_>, panel: usize) {
+        for vector in 0..S::NR_VECTORS {
+            let block = panel * S::NR_VECTORS + vector;
+            if block == self.to.shape.blocks() {
+                break;
+            }
+            for index in work.tiles.clone() {
+                let tile = self.to.tile(index);
+                let first = (index - work.chunk.first) * S::NR + vector * LANES;
+                // SAFETY: the products have the tile at each point. The length of `y` and the epilogue were checked.
+                unsafe {
+                    let m = (work.products.at(first).cast_const(), work.point);
+                    let place = (tile, block);
+                    output_tile::<S, P>(self.simd, m, &self.to, place, self.epilogue, self.y);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! A base's weights in a file of their own.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::DType;
+
+use super::ConvBase;
+use crate::atomic_file;
+use crate::error::{Error, Result};
+use crate::model::backbone::Backbone;
+use crate::model::names;
+
+impl ConvBase {
+    /// Writes the weights, as [`Weights::file`](crate::Weights::file) reads them, to a safetensors file, whole or not
+    /// at all. `dtype` is that of the file: [`DType::F16`] halves it. `notes` become metadata beside the preprocess:
+    /// what the weights were trained on, their licence.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn save(&self, path: impl AsRef<Path>, dtype: DType, notes: &[(&str, &str)]) -> Result<()> {
+        let path = path.as_ref();
+        let tensors = self
+            .tensors()
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, tensor.detach().to_dtype(dtype)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let own = [
+            ("architecture", self.architecture()),
+            (names::PREPROCESS, self.preprocess.to_string()),
+        ];
+        let notes = notes.iter().map(|(key, note)| (*key, (*note).to_owned()));
+        let metadata: HashMap<_, _> = own
+            .into_iter()
+            .chain(notes)
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        let bytes = safetensors::serialize(tensors, Some(metadata))
+            .map_err(Error::format("weights as safetensors", path))?;
+        atomic_file::write(path, |file| file.write_all(&bytes))
+    }
+}

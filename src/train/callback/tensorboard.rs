@@ -1,0 +1,177 @@
+//! A run's figures as TensorBoard reads them.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use prost::Message;
+
+use super::events::{EpochEnd, Stop, TrainBegin};
+use super::hooks::Callback;
+use crate::error::{Error, Result};
+
+/// A [`Callback`] that writes an event file for TensorBoard: `loss/train`, `loss/validation`,
+/// `accuracy/train`, `accuracy/validation` and `learning_rate`, by epoch. A resumed run adds a file of its own,
+/// which takes the place of what the one before wrote after the checkpoint.
+///
+/// ```no_run
+/// use headstart::{RmsProp, Trainer};
+/// use headstart::train::callback::TensorBoard;
+///
+/// // tensorboard --logdir runs
+/// let trainer = Trainer::new(RmsProp::new(2e-5)).callback(TensorBoard::new("runs/santa"));
+/// ```
+#[derive(Debug)]
+pub struct TensorBoard {
+    folder: PathBuf,
+    file: Option<(PathBuf, File)>,
+}
+
+impl TensorBoard {
+    /// Writes to this folder, which is made if need be.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            file: None,
+        }
+    }
+
+    fn write(&mut self, step: usize, what: What) -> Result<()> {
+        let Some((path, file)) = &mut self.file else {
+            return Ok(());
+        };
+        let event = Event {
+            wall_time: seconds(),
+            step: step as i64,
+            what: Some(what),
+        };
+        file.write_all(&record(&event.encode_to_vec()))
+            .map_err(Error::io(&*path))
+    }
+}
+
+impl Callback for TensorBoard {
+    fn on_train_begin(&mut self, run: &TrainBegin<'_>) -> Result<()> {
+        std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        self.file = Some(new_file(&self.folder)?);
+        self.write(0, What::FileVersion("brain.Event:2".into()))?;
+        let done = run.history.epochs.len();
+        if done > 0 {
+            // Tells the reader to forget what earlier files have from this step on.
+            let status = SESSION_START;
+            self.write(done + 1, What::SessionLog(SessionLog { status }))?;
+        }
+        Ok(())
+    }
+
+    fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
+        let record = epoch.record;
+        let value = [
+            ("loss/train", record.loss),
+            ("loss/validation", record.val_loss),
+            ("accuracy/train", record.accuracy),
+            ("accuracy/validation", record.val_accuracy),
+            ("learning_rate", epoch.learning_rate),
+        ];
+        let value = value.map(|(tag, value)| Value {
+            tag: tag.into(),
+            simple_value: value as f32,
+        });
+        let value = value.into();
+        self.write(record.epoch, What::Summary(Summary { value }))?;
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// A file whose name says when it was begun: TensorBoard reads them in the order of their names.
+fn new_file(folder: &Path) -> Result<(PathBuf, File)> {
+    let now = seconds() as u64;
+    let mut index = 0;
+    loop {
+        let path = folder.join(format!(
+            "events.out.tfevents.{now:010}.{index:03}.headstart"
+        ));
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => index += 1,
+            Err(error) => return Err(Error::io(path)(error)),
+        }
+    }
+}
+
+/// Since 1970.
+fn seconds() -> f64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// TFRecord framing (tensorflow/core/lib/io/record_writer.h): length, its checksum, data, its checksum.
+fn record(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    let masked = |data: &[u8]| {
+        let sum = crc32c::crc32c(data);
+        sum.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+    };
+    [&length[..], &masked(&length), data, &masked(data)].concat()
+}
+
+/// What of tensorflow/core/util/event.proto and framework/summary.proto is written.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(oneof = "What", tags = "3, 5, 7")]
+    what: Option<What>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum What {
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, tag = "2")]
+    simple_value: f32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SessionLog.SessionStatus.START`
+const SESSION_START: i32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// tf.io.TFRecordWriter's bytes of the record b"headstart" (tensorflow 2.21.0).
+    #[test]
+    fn a_record_is_framed_as_tensorflow_does() {
+        let hex: String = record(b"headstart")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hex, "090000000000000037f971396865616473746172748ede1cbb");
+    }
+}

@@ -1,0 +1,23 @@
+//! A run: its options, its loop, and its checkpoints.
+//!
+//! A [`Trainer`] sets [`Options`](options::Options); [`Run`](run::Run) reads them, goes from phase to phase, epoch to
+//! epoch and step to step ([`TrainStep`](step::TrainStep)), and keeps its [`Position`](position::Position), which a
+//! [`Checkpoint`](checkpoint::Checkpoint) writes down.
+
+mod checkpoint;
+mod checkpoints;
+mod difference;
+mod fine_tune;
+mod lr_finder;
+mod options;
+mod phase;
+mod position;
+mod run;
+mod settings;
+mod step;
+mod trainer;
+
+pub use checkpoints::Checkpoints;
+pub use lr_finder::LrRangeTest;
+pub use phase::Phase;
+pub use trainer::Trainer;

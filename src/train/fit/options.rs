@@ -1,0 +1,165 @@
+//! Every option of a run, and what is allowed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::checkpoints::Checkpoints;
+use super::phase::{Phase, block_names, check_block};
+use crate::data::{Augmenter, Dataset};
+use crate::error::{Error, Result};
+use crate::model::{Backbone, Classifier};
+use crate::train::batches::BatchSource;
+use crate::train::callback::Callbacks;
+use crate::train::features::FeatureCache;
+use crate::train::metrics::LossOptions;
+use crate::train::optimizer::{AnyOptimizer, Clip, Schedule};
+
+/// What a [`Trainer`](super::trainer::Trainer) sets and a run reads.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) optimizer: AnyOptimizer,
+    /// Together with `schedule` one phase, where no `phases` are set.
+    pub(super) epochs: Option<usize>,
+    pub(super) schedule: Option<Schedule>,
+    pub(super) phases: Vec<Phase>,
+    pub(super) batch_size: usize,
+    pub(super) seed: u64,
+    pub(super) augmenter: Option<Augmenter>,
+    pub(super) feature_cache: Option<FeatureCache>,
+    /// Multipliers by block; of several for one block the last holds.
+    pub(super) block_learning_rates: Vec<(String, f64)>,
+    pub(super) clip: Option<Clip>,
+    pub(super) loss: LossOptions,
+    pub(super) callbacks: Callbacks,
+    pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) resume: Option<PathBuf>,
+    pub(super) stop: Option<Arc<AtomicBool>>,
+}
+
+/// The name under which the head has a learning rate.
+const HEAD: &str = "head";
+
+impl Options {
+    /// The defaults, with this optimizer.
+    pub(super) fn new(optimizer: AnyOptimizer) -> Self {
+        Self {
+            optimizer,
+            epochs: None,
+            schedule: None,
+            phases: Vec::new(),
+            batch_size: 32,
+            seed: 0,
+            augmenter: None,
+            feature_cache: None,
+            block_learning_rates: Vec::new(),
+            clip: None,
+            loss: LossOptions::default(),
+            callbacks: Callbacks::default(),
+            checkpoints: None,
+            resume: None,
+            stop: None,
+        }
+    }
+
+    /// The phases of a run: its own, or one of all epochs.
+    pub(super) fn plan(&self) -> Vec<Phase> {
+        if self.phases.is_empty() {
+            let phase = Phase::new(self.epochs.unwrap_or(1));
+            return vec![phase.schedule(self.schedule.unwrap_or_default())];
+        }
+        self.phases.clone()
+    }
+
+    /// What a phase's schedule starts from.
+    pub(super) fn phase_learning_rate(&self, phase: &Phase) -> f64 {
+        let own = phase.learning_rate;
+        own.unwrap_or_else(|| self.optimizer.learning_rate())
+    }
+
+    /// What the learning rate of a block is multiplied by.
+    pub(super) fn learning_rate_multiplier(&self, block: &str) -> f64 {
+        let mut rates = self.block_learning_rates.iter().rev();
+        let own = rates.find(|(name, _)| name == block);
+        own.map_or(1.0, |(_, multiplier)| *multiplier)
+    }
+
+    pub(super) fn stop_requested(&self) -> bool {
+        let flag = self.stop.as_ref();
+        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// The batches of the training pictures: shuffled, augmented, cached.
+    pub(super) fn training_batches<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        train: &Dataset,
+    ) -> Result<BatchSource> {
+        let source = BatchSource::plain(model, train, self.batch_size);
+        let source = source.varied(self.seed, self.augmenter.as_ref());
+        match &self.feature_cache {
+            Some(cache) => source.cached(model, cache),
+            None => Ok(source),
+        }
+    }
+
+    /// The batches of the validation pictures: as they are, cached where that costs little.
+    pub(super) fn validation_batches<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        validation: &Dataset,
+    ) -> Result<BatchSource> {
+        BatchSource::plain(model, validation, self.batch_size)
+            .cached_for_validation(model, self.feature_cache.as_ref())
+    }
+
+    /// Checks everything, before anything is touched.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for an option out of range, [`Error::Mismatch`] for two that exclude each other.
+    pub(super) fn check<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::option("batch_size", 0, "1 or more"));
+        }
+        self.optimizer.check()?;
+        self.check_phases(model)?;
+        self.check_block_learning_rates(model)?;
+        self.clip.map_or(Ok(()), Clip::check)?;
+        self.loss.check(model.class_names().len())?;
+        let checkpoints = self.checkpoints.as_ref();
+        checkpoints.map_or(Ok(()), Checkpoints::check)?;
+        let cache = self.feature_cache.as_ref();
+        cache.map_or(Ok(()), FeatureCache::check)?;
+        self.augmenter.as_ref().map_or(Ok(()), Augmenter::check)?;
+        self.callbacks.check()
+    }
+
+    fn check_phases<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
+        if !self.phases.is_empty() {
+            let set = match (self.epochs, self.schedule) {
+                (Some(_), _) => Some("`epochs`"),
+                (None, Some(_)) => Some("`schedule`"),
+                (None, None) => None,
+            };
+            if let Some(option) = set {
+                let found = "set on a trainer with phases";
+                return Err(Error::mismatch(option, found, "set on each phase"));
+            }
+        }
+        let phases = self.plan();
+        phases.iter().try_for_each(|phase| phase.check(model))
+    }
+
+    fn check_block_learning_rates<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
+        let option = "block_learning_rate";
+        let mut known = block_names(model);
+        known.push(HEAD.to_owned());
+        for (block, multiplier) in &self.block_learning_rates {
+            check_block(option, block, &known)?;
+            if !(multiplier.is_finite() && *multiplier > 0.0) {
+                return Err(Error::option(option, multiplier, "above 0"));
+            }
+        }
+        Ok(())
+    }
+}

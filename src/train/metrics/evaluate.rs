@@ -1,0 +1,85 @@
+//! Scores of a classifier on a dataset.
+
+use candle_core::DType;
+
+use super::evaluation::{ConfusionMatrix, Evaluation};
+use super::loss::{Loss, LossOptions};
+use crate::data::Batch;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::model::{Backbone, Classifier};
+use crate::train::batches::BatchSource;
+
+/// Pictures that are scored together.
+const BATCH: usize = 32;
+
+impl<B: Backbone> Classifier<B> {
+    /// Scores the classifier on every picture of a dataset, exactly once.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a dataset whose classes are not the model's; what the dataset's policy says of a
+    /// bad picture.
+    pub fn evaluate(&self, dataset: &Dataset) -> Result<Evaluation> {
+        check_classes("the dataset to evaluate on", self, dataset)?;
+        let mut evaluator = Evaluator::new(self);
+        for batch in BatchSource::plain(self, dataset, BATCH).epoch(self, 0) {
+            evaluator.add(self, &batch?, &LossOptions::default())?;
+        }
+        Ok(evaluator.evaluation(self))
+    }
+}
+
+/// Figures of the pictures seen so far.
+pub(in crate::train) struct Evaluator {
+    matrix: ConfusionMatrix,
+    /// The sum over the pictures.
+    loss: f64,
+}
+
+impl Evaluator {
+    pub(in crate::train) fn new<B: Backbone>(model: &Classifier<B>) -> Self {
+        Self {
+            matrix: ConfusionMatrix::new(model.class_names().len()),
+            loss: 0.0,
+        }
+    }
+
+    pub(in crate::train) fn add<B: Backbone>(
+        &mut self,
+        model: &Classifier<B>,
+        batch: &Batch,
+        options: &LossOptions,
+    ) -> Result<()> {
+        let loss = Loss::for_head(model.head().config());
+        let logits = model.forward_from(batch.first_block, &batch.inputs)?;
+        let mean = loss.forward_with(&logits, &batch.labels, options)?;
+        let mean = mean.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        self.loss += f64::from(mean) * batch.labels.len() as f64;
+        let probabilities = model.head().probabilities(&logits)?.to_vec2::<f32>()?;
+        for (label, row) in batch.labels.iter().zip(&probabilities) {
+            self.matrix.add(*label, row)?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::train) fn evaluation<B: Backbone>(self, model: &Classifier<B>) -> Evaluation {
+        let mean_loss = self.loss / self.matrix.pictures().max(1) as f64;
+        self.matrix.evaluation(model.class_names(), mean_loss)
+    }
+}
+
+/// Labels are positions: they mean the same only under the same names.
+pub(in crate::train) fn check_classes<B: Backbone>(
+    what: &str,
+    model: &Classifier<B>,
+    dataset: &Dataset,
+) -> Result<()> {
+    if dataset.class_names() == model.class_names() {
+        return Ok(());
+    }
+    Err(Error::mismatch(
+        what,
+        format!("classes {}", dataset.class_names().join(", ")),
+        format!("the model's classes {}", model.class_names().join(", ")),
+    ))
+}

@@ -1,0 +1,225 @@
+//! Figures from a classifier's probabilities on labelled pictures.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// Figures of one class.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ClassMetrics {
+    /// The class's name.
+    pub class: String,
+    /// Of the pictures called this class, the share that is; 0 when none was called so.
+    pub precision: f64,
+    /// Of the pictures of this class, the share that was called so; 0 when there is none.
+    pub recall: f64,
+    /// Harmonic mean of precision and recall; 0 when both are 0.
+    pub f1: f64,
+    /// How many pictures are of this class (scikit-learn's word).
+    pub support: usize,
+}
+
+/// A classifier's score on a dataset.
+///
+/// ```
+/// use headstart::train::metrics::Evaluation;
+///
+/// let names = ["cat", "dog"].map(String::from);
+/// let probabilities = [vec![0.9, 0.1], vec![0.4, 0.6], vec![0.8, 0.2]];
+/// let score = Evaluation::from_predictions(&[0, 1, 1], &probabilities, &names, 0.7)?;
+/// assert_eq!(score.confusion, [[1, 0], [1, 1]]);
+/// assert_eq!(score.per_class[1].recall, 0.5);
+/// assert_eq!(score.auc, Some(1.0));
+/// # Ok::<(), headstart::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Evaluation {
+    /// Mean loss over the pictures.
+    pub loss: f64,
+    /// Share of pictures classified correctly. With two classes, the second is called at a probability strictly
+    /// above one half, as Keras does.
+    pub accuracy: f64,
+    /// Precision, recall and F1 of each class, in label order.
+    pub per_class: Vec<ClassMetrics>,
+    /// Area under the ROC curve, for two classes that both occur: the probability that a picture of the second
+    /// class gets a higher score than one of the first, ties counted half (Mann–Whitney).
+    pub auc: Option<f64>,
+    /// How often each class (row) was called each class (column).
+    pub confusion: Vec<Vec<usize>>,
+}
+
+impl Evaluation {
+    /// Scores probabilities, one row of K per picture, against labels.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is one row of K probabilities per label, [`Error::InvalidOption`] for a label
+    /// that is not below K.
+    pub fn from_predictions(
+        labels: &[u32],
+        probabilities: &[Vec<f32>],
+        class_names: &[String],
+        loss: f64,
+    ) -> Result<Self> {
+        let classes = class_names.len();
+        if labels.len() != probabilities.len()
+            || probabilities.iter().any(|row| row.len() != classes)
+        {
+            return Err(Error::Shape {
+                what: "probabilities".into(),
+                expected: format!("({}, {classes})", labels.len()),
+                found: vec![
+                    probabilities.len(),
+                    probabilities.first().map_or(0, Vec::len),
+                ],
+            });
+        }
+        let mut matrix = ConfusionMatrix::new(classes);
+        for (label, row) in labels.iter().zip(probabilities) {
+            matrix.add(*label, row)?;
+        }
+        Ok(matrix.evaluation(class_names, loss))
+    }
+}
+
+/// How often each class was called each class, counted as pictures come: with two classes eight bytes for each picture,
+/// with more nothing that grows with their number.
+pub(super) struct ConfusionMatrix {
+    /// Row: what it is; column: what it was called.
+    counts: Vec<Vec<usize>>,
+    /// Of two classes, the second one's probability for each picture, and whether the picture is of it.
+    scored: Vec<(f32, bool)>,
+}
+
+impl ConfusionMatrix {
+    pub(super) fn new(classes: usize) -> Self {
+        Self {
+            counts: vec![vec![0; classes]; classes],
+            scored: Vec::new(),
+        }
+    }
+
+    /// Adds a picture of this class and its probabilities, one for each class.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a label that is not below the number of classes.
+    pub(super) fn add(&mut self, label: u32, probabilities: &[f32]) -> Result<()> {
+        let classes = self.counts.len();
+        let truth = self.counts.get_mut(label as usize);
+        let truth =
+            truth.ok_or_else(|| Error::option("label", label, format!("below {classes}")))?;
+        truth[predicted_class(probabilities)] += 1;
+        if let [_, second] = probabilities {
+            self.scored.push((*second, label == 1));
+        }
+        Ok(())
+    }
+
+    pub(super) fn pictures(&self) -> usize {
+        self.counts.iter().flatten().sum()
+    }
+
+    /// The figures; `loss` is the mean.
+    pub(super) fn evaluation(self, class_names: &[String], loss: f64) -> Evaluation {
+        let pictures = self.pictures();
+        let Self { counts, scored } = self;
+        let correct: usize = (0..counts.len()).map(|class| counts[class][class]).sum();
+        Evaluation {
+            loss,
+            accuracy: share(correct, pictures),
+            per_class: per_class(&counts, class_names),
+            auc: auc(scored),
+            confusion: counts,
+        }
+    }
+}
+
+/// Of two classes the second, strictly above one half; of more, the one with the highest probability, the first
+/// of equals.
+pub(in crate::train) fn predicted_class(probabilities: &[f32]) -> usize {
+    if let [_, second] = probabilities {
+        return usize::from(*second > 0.5);
+    }
+    let mut best = 0;
+    for (class, probability) in probabilities.iter().enumerate() {
+        if *probability > probabilities[best] {
+            best = class;
+        }
+    }
+    best
+}
+
+fn per_class(confusion: &[Vec<usize>], class_names: &[String]) -> Vec<ClassMetrics> {
+    class_names
+        .iter()
+        .enumerate()
+        .map(|(class, name)| {
+            let correct = confusion[class][class];
+            let called: usize = confusion.iter().map(|row| row[class]).sum();
+            let support = confusion[class].iter().sum();
+            ClassMetrics {
+                class: name.clone(),
+                precision: share(correct, called),
+                recall: share(correct, support),
+                f1: share(2 * correct, called + support),
+                support,
+            }
+        })
+        .collect()
+}
+
+fn share(part: usize, whole: usize) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+/// By ranks: U = Σ ranks of the positives − P(P + 1)/2, over P·N; equal scores share their mean rank.
+fn auc(mut scored: Vec<(f32, bool)>) -> Option<f64> {
+    scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let positives = scored.iter().filter(|(_, positive)| *positive).count();
+    let negatives = scored.len() - positives;
+    if positives == 0 || negatives == 0 {
+        return None;
+    }
+    let mut rank_sum = 0.0;
+    let mut below = 0;
+    for equals in scored.chunk_by(|a, b| a.0 == b.0) {
+        let mean_rank = below as f64 + (equals.len() as f64 + 1.0) / 2.0;
+        rank_sum += mean_rank * equals.iter().filter(|(_, positive)| *positive).count() as f64;
+        below += equals.len();
+    }
+    let (p, n) = (positives as f64, negatives as f64);
+    Some((rank_sum - p * (p + 1.0) / 2.0) / (p * n))
+}
+
+impl fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "loss {:.4}, accuracy {:.4}", self.loss, self.accuracy)?;
+        if let Some(auc) = self.auc {
+            write!(f, ", ROC AUC {auc:.4}")?;
+        }
+        let width = self
+            .per_class
+            .iter()
+            .map(|c| c.class.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(5);
+        writeln!(
+            f,
+            "\n{:width$}  precision  recall      F1   support",
+            "class"
+        )?;
+        for c in &self.per_class {
+            writeln!(
+                f,
+                "{:width$}  {:>9.4}  {:.4}  {:.4}  {:>8}",
+                c.class, c.precision, c.recall, c.f1, c.support
+            )?;
+        }
+        writeln!(f, "confusion (row: what it is, column: what it was called)")?;
+        for (c, row) in self.per_class.iter().zip(&self.confusion) {
+            let counts: Vec<_> = row.iter().map(|count| format!("{count:>6}")).collect();
+            writeln!(f, "{:width$}{}", c.class, counts.concat())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! How well a classifier does: losses, scores, and what each epoch reached.
+
+mod evaluate;
+mod evaluation;
+mod history;
+mod loss;
+
+pub(super) use evaluate::{Evaluator, check_classes};
+pub(super) use evaluation::predicted_class;
+pub use evaluation::{ClassMetrics, Evaluation};
+pub use history::{EpochRecord, History};
+pub use loss::{Loss, LossOptions};

@@ -1,0 +1,99 @@
+//! Bounds on the gradients of a step.
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+
+use crate::error::{Error, Result};
+
+/// How gradients are bounded before they become an update.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clip {
+    /// All gradients together are scaled down until the root of the sum of their squares is at most this
+    /// (Pascanu et al., "On the difficulty of training recurrent neural networks", 2013; PyTorch's
+    /// `clip_grad_norm_`).
+    Norm(f64),
+    /// Each number is brought into [−this, this] (PyTorch's `clip_grad_value_`).
+    Value(f64),
+}
+
+impl Clip {
+    pub(in crate::train) fn check(self) -> Result<()> {
+        let (Self::Norm(bound) | Self::Value(bound)) = self;
+        if bound.is_finite() && bound > 0.0 {
+            return Ok(());
+        }
+        Err(Error::option("clip", bound, "above 0"))
+    }
+
+    /// Bounds the gradients of these variables.
+    pub(in crate::train) fn apply<'a>(
+        self,
+        gradients: &mut GradStore,
+        variables: impl Iterator<Item = &'a Var> + Clone,
+    ) -> Result<()> {
+        match self {
+            Self::Value(bound) => replace(gradients, variables, |gradient| {
+                gradient.clamp(-bound, bound)
+            }),
+            Self::Norm(bound) => {
+                let mut squares = 0.0;
+                for gradient in variables.clone().filter_map(|var| gradients.get(var)) {
+                    let sum = gradient.detach().sqr()?.sum_all()?.to_dtype(DType::F64)?;
+                    squares += sum.to_scalar::<f64>()?;
+                }
+                // The small number is PyTorch's.
+                let scale = bound / (squares.sqrt() + 1e-6);
+                if scale < 1.0 {
+                    replace(gradients, variables, |gradient| gradient * scale)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn replace<'a>(
+    gradients: &mut GradStore,
+    variables: impl Iterator<Item = &'a Var>,
+    bounded: impl Fn(Tensor) -> candle_core::Result<Tensor>,
+) -> Result<()> {
+    for var in variables {
+        if let Some(gradient) = gradients.remove(var) {
+            gradients.insert(var, bounded(gradient.detach())?);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// torch.nn.utils.clip_grad_norm_ and clip_grad_value_ on gradients [3, −4] and [[12]] (torch 2.15.0).
+    #[test]
+    fn clipping_is_pytorchs() {
+        let clipped = |clip: Clip| -> Vec<f32> {
+            let a = Var::new(&[1f32, 1.0], &Device::Cpu).unwrap();
+            let b = Var::new(&[[1f32]], &Device::Cpu).unwrap();
+            let slopes = Tensor::new(&[3f32, -4.0], &Device::Cpu).unwrap();
+            let loss = (a.as_tensor() * slopes).unwrap().sum_all().unwrap();
+            let loss = (loss + (b.sum_all().unwrap() * 12.0).unwrap()).unwrap();
+            let mut gradients = loss.backward().unwrap();
+            clip.apply(&mut gradients, [&a, &b].into_iter()).unwrap();
+            let numbers = |var: &Var| gradients.get(var).unwrap().flatten_all().unwrap();
+            [numbers(&a), numbers(&b)]
+                .iter()
+                .flat_map(|t| t.to_vec1::<f32>().unwrap())
+                .collect()
+        };
+        // The norm is 13.
+        assert_eq!(clipped(Clip::Norm(13.1)), [3.0, -4.0, 12.0]);
+        for (found, expected) in clipped(Clip::Norm(6.5)).into_iter().zip([1.5, -2.0, 6.0]) {
+            assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+        }
+        assert_eq!(clipped(Clip::Value(3.5)), [3.0, -3.5, 3.5]);
+        assert!(Clip::Norm(0.0).check().is_err() && Clip::Value(f64::NAN).check().is_err());
+    }
+}

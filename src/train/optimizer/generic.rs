@@ -1,0 +1,102 @@
+//! An optimizer: a rule, a learning rate, and variables with their state.
+
+use candle_core::backprop::GradStore;
+use candle_core::{Result as CandleResult, Tensor, Var};
+
+use super::rule::{UpdateRule, check_options};
+use super::states::VariableStates;
+use crate::error::Result;
+use crate::train::range::not_negative;
+
+/// Moves variables along their gradients by a rule: [`RmsProp`](super::RmsProp), [`AdamW`](super::AdamW),
+/// [`Sgd`](super::Sgd), or a [rule of your own](UpdateRule).
+///
+/// It is made without variables. A [`Trainer`](crate::Trainer) gives it the model's; in a loop of your own
+/// [`with_variables`](Self::with_variables) does, and [`candle_nn::Optimizer`] makes the steps. Variables are updated
+/// in the order they are given, and state is kept for them alone, from their first gradient on: a frozen tensor has
+/// none.
+#[derive(Clone, Debug)]
+pub struct Optimizer<R> {
+    pub(super) rule: R,
+    pub(super) learning_rate: f64,
+    states: VariableStates,
+}
+
+impl<R: UpdateRule> Optimizer<R> {
+    /// An optimizer by this rule, without variables yet.
+    pub fn from_rule(rule: R, learning_rate: f64) -> Self {
+        Self {
+            rule,
+            learning_rate,
+            states: VariableStates::default(),
+        }
+    }
+
+    /// Gives the optimizer its variables, in the order they will be updated, with fresh state.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for an option out of range.
+    pub fn with_variables(mut self, variables: Vec<Var>) -> Result<Self> {
+        self.check()?;
+        self.states = VariableStates::numbered(variables);
+        Ok(self)
+    }
+
+    /// Checks the learning rate and every option of the rule.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for an option out of range.
+    pub fn check(&self) -> Result<()> {
+        check(&self.rule, self.learning_rate)
+    }
+
+    /// A copy of the state, for a checkpoint: for each variable that had a gradient, named by its position, what the
+    /// options need of it, such as `0.momentum`, shaped as the variable.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) if allocation fails.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        self.states.state(&self.rule)
+    }
+
+    /// Takes over what [`state`](Self::state) gave: the next step is the one that optimizer would have made. Variables
+    /// the state does not name start afresh.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for state of other variables or options,
+    /// [`Error::Shape`](crate::Error::Shape) for state of another shape.
+    pub fn restore(&mut self, state: &[(String, Tensor)]) -> Result<()> {
+        self.states.restore(&self.rule, state)
+    }
+}
+
+/// Checks a rule and its learning rate.
+pub(super) fn check(rule: &dyn UpdateRule, learning_rate: f64) -> Result<()> {
+    let in_range = not_negative(learning_rate);
+    check_options(&[("learning_rate", learning_rate, in_range, "0 or more")])?;
+    rule.check()
+}
+
+impl<R: UpdateRule> candle_nn::Optimizer for Optimizer<R> {
+    type Config = Self;
+
+    /// Gives `config`'s rule and learning rate to an optimizer of these variables.
+    fn new(variables: Vec<Var>, config: Self) -> CandleResult<Self> {
+        config
+            .with_variables(variables)
+            .map_err(candle_core::Error::wrap)
+    }
+
+    /// Updates every variable that has a gradient.
+    fn step(&mut self, gradients: &GradStore) -> CandleResult<()> {
+        self.states.step(&self.rule, self.learning_rate, gradients)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.learning_rate = learning_rate;
+    }
+}

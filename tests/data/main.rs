@@ -1,0 +1,21 @@
+//! Data from outside: pictures from folders, archives and memory, decoded, resized, varied and batched.
+
+#[path = "../common/files.rs"]
+mod files;
+#[path = "../common/many.rs"]
+#[cfg(target_os = "linux")]
+mod many;
+#[path = "../common/numbers.rs"]
+mod numbers;
+
+mod augment;
+mod decode;
+mod folders;
+mod images;
+mod loader;
+#[cfg(target_os = "linux")]
+mod memory;
+mod preprocess;
+mod resize;
+mod split;
+mod tar;

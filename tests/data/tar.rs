@@ -1,0 +1,473 @@
+//! Tar archives as datasets: what the unpacked folder would give, WebDataset's samples, and hostile archives.
+
+use std::error::Error as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use headstart::data::{Loader, Policy};
+use headstart::{DirectoryDataset, Error};
+use image::{ImageFormat, Rgb, RgbImage};
+use tar::{Builder, EntryType, Header};
+use tempfile::TempDir;
+
+use crate::files::message;
+
+/// A PNG of one colour.
+fn png(colour: [u8; 3]) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let picture = RgbImage::from_pixel(5, 4, Rgb(colour));
+    picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn header(name: &str, len: usize) -> Header {
+    let mut header = Header::new_gnu();
+    // Written past the checks of `set_path`, which refuse what hostile archives hold.
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_size(len as u64);
+    header.set_cksum();
+    header
+}
+
+/// An archive in memory of these members, without its end mark.
+fn members<N: AsRef<str>, C: AsRef<[u8]>>(members: impl IntoIterator<Item = (N, C)>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, content) in members {
+        let (name, content) = (name.as_ref(), content.as_ref());
+        bytes.extend(header(name, content.len()).as_bytes());
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes
+}
+
+fn finished(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// A folder for archives, and a function that puts one in.
+fn folder() -> (TempDir, impl Fn(&str, &[u8]) -> PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_owned();
+    let put = move |name: &str, bytes: &[u8]| {
+        let path = root.join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    (folder, put)
+}
+
+fn open(bytes: &[u8]) -> headstart::Result<DirectoryDataset> {
+    let (_folder, put) = folder();
+    DirectoryDataset::open_tar(&[put("a.tar", bytes)])
+}
+
+/// Names below `root`, with labels.
+fn listing(dataset: &DirectoryDataset, root: &Path) -> Vec<(String, usize)> {
+    let items = dataset.items().iter();
+    items
+        .map(|item| {
+            let name = item.path.strip_prefix(root).unwrap();
+            (name.to_str().unwrap().to_owned(), item.label)
+        })
+        .collect()
+}
+
+#[test]
+fn an_archive_is_the_folder_it_was_made_of() {
+    let unpacked = tempfile::tempdir().unwrap();
+    let long = format!("b/{}/{}.png", "deep".repeat(30), "long".repeat(40));
+    let names = [
+        "b/2.png",
+        "b/10.PNG",
+        "b/nested/1.png",
+        "b/a.png",
+        "b.c/1.png",
+        "a/1.png",
+        "a/notes.txt",
+        "a/.hidden.png",
+        ".b/1.png",
+        "C/1.png",
+        long.as_str(),
+    ];
+    for (number, name) in (0..).zip(names) {
+        let path = unpacked.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, png([number, 2 * number, 3 * number])).unwrap();
+    }
+    let expected = DirectoryDataset::open(unpacked.path()).unwrap();
+
+    let (_folder, put) = folder();
+    // As `tar -cf a.tar .`, `tar -cf a.tar *` and one folder up.
+    for above in [".", "", "train", "data/train"] {
+        let mut tar = Builder::new(Vec::new());
+        if above.is_empty() {
+            for class in ["b", "b.c", "a", ".b", "C"] {
+                tar.append_dir_all(class, unpacked.path().join(class))
+                    .unwrap();
+            }
+        } else {
+            tar.append_dir_all(above, unpacked.path()).unwrap();
+        }
+        let archive = put("a.tar", &tar.into_inner().unwrap());
+        let dataset = DirectoryDataset::open_tar(&[&archive]).unwrap();
+        assert_eq!(dataset.class_names(), expected.class_names());
+        let above = if above == "." { "" } else { above };
+        assert_eq!(
+            listing(&dataset, &archive.join(above)),
+            listing(&expected, unpacked.path())
+        );
+        for (item, expected) in dataset.items().iter().zip(expected.items()) {
+            assert_eq!(item.id, expected.id);
+            assert_eq!(item.decode().unwrap(), expected.decode().unwrap());
+        }
+        assert_eq!(dataset.problems(), []);
+    }
+}
+
+#[test]
+fn loader_split_and_classes_work_as_on_folders() {
+    let (_folder, put) = folder();
+    let pictures = (0..12).map(|n| (format!("class{}/{n:02}.png", n % 3), png([n; 3])));
+    let archive = put("a.tar", &finished(members(pictures)));
+    let dataset = DirectoryDataset::open_tar(&[&archive]).unwrap();
+    assert_eq!(dataset.counts(), [4, 4, 4]);
+    let (rest, part) = dataset.split(0.25, 1).unwrap();
+    assert_eq!((rest.counts(), part.counts()), (vec![3; 3], vec![1; 3]));
+    for batch in Loader::new(&part, 4, 5).batch_size(2).epoch(0) {
+        let batch = batch.unwrap();
+        let levels = batch.inputs.mean((1, 2, 3)).unwrap();
+        let levels: Vec<f32> = levels.to_vec1().unwrap();
+        for ((level, id), label) in levels.iter().zip(&batch.ids).zip(&batch.labels) {
+            // Items are class by class: (class, n) = (id / 4, 3 · (id % 4) + class).
+            let class = id / 4;
+            assert_eq!(u64::from(*label), class);
+            approx::assert_abs_diff_eq!(
+                level * 255.0,
+                (3 * (id % 4) + class) as f32,
+                epsilon = 1e-3
+            );
+        }
+    }
+
+    let chosen =
+        DirectoryDataset::open_tar_with_classes(&[&archive], &["class2", "none", "class0"]);
+    let chosen = chosen.unwrap();
+    assert_eq!(chosen.class_names(), ["class2", "none", "class0"]);
+    assert_eq!(chosen.counts(), [4, 0, 4]);
+    assert!(
+        message(DirectoryDataset::open_tar_with_classes(
+            &[&archive],
+            &["x", "y"]
+        ))
+        .contains("no pictures of any class")
+    );
+}
+
+#[test]
+fn wanted_classes_are_not_taken_for_folders_above() {
+    // Of two classes, this archive has one, with folders in it.
+    let (_folder, put) = folder();
+    let bytes = finished(members([("data/a/x/1.png", ""), ("data/a/y/1.png", "")]));
+    let archive = put("a.tar", &bytes);
+    let dataset = DirectoryDataset::open_tar_with_classes(&[&archive], &["a", "b"]).unwrap();
+    assert_eq!(dataset.counts(), [2, 0]);
+}
+
+#[test]
+fn shards_are_one_dataset() {
+    let (folder, put) = folder();
+    let one = put("1.tar", &finished(members([("data/a/1.png", png([1; 3]))])));
+    let two = put("2.tar", &finished(members([("data/b/1.png", png([2; 3]))])));
+    let dataset = DirectoryDataset::open_tar(&[&one, &two]).unwrap();
+    assert_eq!(
+        listing(&dataset, folder.path()),
+        [
+            ("1.tar/data/a/1.png".into(), 0),
+            ("2.tar/data/b/1.png".into(), 1)
+        ]
+    );
+    let colours = dataset.items().iter();
+    let colours: Vec<_> = colours
+        .map(|item| item.decode().unwrap()[(0, 0)].0)
+        .collect();
+    assert_eq!(colours, [[1; 3], [2; 3]]);
+}
+
+#[test]
+fn a_member_that_comes_again_replaces_the_former() {
+    let bytes = finished(members([
+        ("a/1.png", png([1; 3])),
+        ("b/1.png", png([2; 3])),
+        ("./a/1.png", png([3; 3])),
+    ]));
+    let (_folder, put) = folder();
+    let dataset = DirectoryDataset::open_tar(&[put("a.tar", &bytes)]).unwrap();
+    assert_eq!(dataset.len(), 2);
+    assert_eq!(dataset.items()[0].decode().unwrap()[(0, 0)].0, [3; 3]);
+}
+
+#[test]
+fn webdataset_samples_have_their_class_numbers() {
+    let (folder, put) = folder();
+    let one = [
+        ("train/n.01.jpg.txt", "no picture"),
+        ("train/0.jpg", "x"),
+        ("train/0.cls", "2\n"),
+        ("train/0.json", "{}"),
+        ("train/1.cls", " 0 "),
+        ("train/1.PNG", "x"),
+        ("train/1.mask.png", "x"),
+    ];
+    let two = [("train/0.jpg", "x"), ("train/0.cls", "1")];
+    let one = put("one.tar", &finished(members(one)));
+    let two = put("two.tar", &finished(members(two)));
+    let dataset = DirectoryDataset::open_tar(&[&one, &two]).unwrap();
+    assert_eq!(dataset.class_names(), ["0", "1", "2"]);
+    let expected = [
+        ("one.tar/train/0.jpg".to_owned(), 2),
+        ("one.tar/train/1.PNG".to_owned(), 0),
+        ("two.tar/train/0.jpg".to_owned(), 1),
+    ];
+    assert_eq!(listing(&dataset, folder.path()), expected);
+
+    let named = DirectoryDataset::open_tar_with_classes(&[&one, &two], &["a", "b", "c", "d"]);
+    let named = named.unwrap();
+    assert_eq!(named.class_names(), ["a", "b", "c", "d"]);
+    assert_eq!(listing(&named, folder.path()), expected);
+    let too_few = DirectoryDataset::open_tar_with_classes(&[&one, &two], &["a", "b"]);
+    assert!(matches!(too_few, Err(Error::Mismatch { .. })));
+    assert!(message(too_few).contains("class number 2"));
+
+    // Without `two`, no picture is of class 1.
+    assert!(message(DirectoryDataset::open_tar(&[&one])).contains("no picture is of class 1"));
+    let names = put(
+        "names.tar",
+        &finished(members([("classes.txt", "a\r\nb\nc\n\n")])),
+    );
+    let named = DirectoryDataset::open_tar(&[&one, &names]).unwrap();
+    assert_eq!(named.class_names(), ["a", "b", "c"]);
+    let unnamed = put("bad.tar", &finished(members([("classes.txt", "a\na")])));
+    assert!(message(DirectoryDataset::open_tar(&[&one, &unnamed])).contains("classes.txt"));
+    let folders = put("folders.tar", &finished(members([("a/1.jpg", "")])));
+    assert!(message(DirectoryDataset::open_tar(&[&one, &folders])).contains("folders.tar"));
+}
+
+#[test]
+fn samples_without_a_class_number_are_problems() {
+    let (_folder, put) = folder();
+    let archive = put(
+        "a.tar",
+        &finished(members([
+            ("0.jpg", ""),
+            ("0.cls", "0"),
+            ("1.jpg", ""),
+            ("1.cls", "1"),
+            ("2.jpg", ""),
+            ("3.jpg", ""),
+            ("3.cls", "dog"),
+            ("4.jpg", ""),
+            ("4.cls", "-1"),
+        ])),
+    );
+    let dataset = DirectoryDataset::open_tar(&[&archive]).unwrap();
+    assert_eq!(dataset.len(), 2);
+    let problems = dataset.problems();
+    let found: Vec<_> = problems
+        .iter()
+        .map(|problem| (problem.path.clone(), problem.reason.contains(".cls`")))
+        .collect();
+    let expected = ["2.jpg", "3.jpg", "4.jpg"].map(|name| (archive.join(name), true));
+    assert_eq!(found, expected);
+    assert!(dataset.policy(Policy::Fail).is_err());
+}
+
+#[test]
+fn a_bad_picture_in_an_archive_is_named() {
+    let mut bytes = finished(members([
+        ("a/1.png", png([1; 3])),
+        ("a/2.png", b"damaged".to_vec()),
+        ("b/1.png", png([1; 3])),
+    ]));
+    let mut link = header("b/2.png", 0);
+    link.set_entry_type(EntryType::Symlink);
+    link.set_cksum();
+    bytes.splice(0..0, link.as_bytes().iter().copied());
+    let (_folder, put) = folder();
+    let archive = put("a.tar", &bytes);
+    let dataset = DirectoryDataset::open_tar(&[&archive]).unwrap();
+    assert_eq!(dataset.len(), 3);
+    for batch in Loader::new(&dataset, 4, 4).epoch(0) {
+        assert_eq!(batch.unwrap().ids, [0, 2]);
+    }
+    let problems = dataset.problems().into_iter();
+    let problems: Vec<_> = problems.map(|problem| problem.path).collect();
+    assert_eq!(problems, [archive.join("a/2.png"), archive.join("b/2.png")]);
+
+    // An archive that shrinks after it was opened.
+    let fresh = DirectoryDataset::open_tar(&[&archive]).unwrap();
+    fs::write(&archive, &bytes[..1024]).unwrap();
+    for item in fresh.items() {
+        assert!(matches!(item.decode(), Err(Error::Picture { path, .. }) if path == item.path));
+    }
+    fs::remove_file(&archive).unwrap();
+    let gone = fresh.items()[0].decode();
+    assert!(matches!(gone, Err(Error::Io { path, .. }) if path == fresh.items()[0].path));
+}
+
+#[test]
+fn what_is_no_dataset_is_said() {
+    let (folder, put) = folder();
+    let none: [&str; 0] = [];
+    assert!(message(DirectoryDataset::open_tar(&none)).contains("archives"));
+    assert!(message(DirectoryDataset::open_tar(&[folder.path()])).contains("not a file"));
+    let missing = DirectoryDataset::open_tar(&[folder.path().join("missing.tar")]);
+    assert!(matches!(missing, Err(Error::Io { .. })));
+    let text = put("text.tar", "no archive".repeat(100).as_bytes());
+    let no_archive = DirectoryDataset::open_tar(&[text]).unwrap_err();
+    assert!(no_archive.to_string().contains("not a tar archive"));
+    let mut cause = no_archive.source().unwrap();
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    assert!(cause.is::<std::io::Error>());
+    for (bytes, reason) in [
+        (
+            finished(members([("1.png", ""), ("2.png", "")])),
+            "one folder per class",
+        ),
+        (
+            finished(members([("cat/1.png", "")])),
+            "only one class folder, `cat`",
+        ),
+        (
+            finished(members([("0.png", ""), ("0.cls", "0")])),
+            "only one class",
+        ),
+        (
+            finished(members([("0.png", ""), ("1.cls", "0")])),
+            "no pictures",
+        ),
+        (finished(Vec::new()), "no class folders"),
+        (Vec::new(), "cut short"),
+        (b"\x1f\x8b\x08\0\0\0\0".to_vec(), "compressed with gzip"),
+        (b"\x28\xb5\x2f\xfd\0\0\0".to_vec(), "compressed with zstd"),
+        (b"BZh91AY".to_vec(), "compressed with bzip2"),
+        (b"\xfd7zXZ\0\0".to_vec(), "compressed with xz"),
+    ] {
+        let found = message(open(&bytes));
+        assert!(found.contains(reason), "{found}");
+    }
+}
+
+#[test]
+fn cut_anywhere_an_archive_is_refused() {
+    let whole = finished(members([
+        ("a/1.png", png([1; 3])),
+        ("b/1.png", vec![7; 512]),
+        ("b/2.png", vec![7; 513]),
+    ]));
+    assert!(open(&whole).is_ok());
+    // One block of the end mark is enough.
+    let end = whole.len() - 512;
+    for len in (0..end).step_by(13).chain((512..end).step_by(512)) {
+        let found = message(open(&whole[..len]));
+        assert!(
+            found.contains("cut short") || found.contains("damaged"),
+            "{len}: {found}"
+        );
+    }
+}
+
+#[test]
+fn names_that_point_outside_are_refused() {
+    for name in ["../x/1.png", "a/../../1.png", "/etc/1.png", "a/.."] {
+        let found = message(open(&finished(members([(name, ""), ("b/1.png", "")]))));
+        assert!(found.contains("points outside"), "{name}: {found}");
+        assert!(found.contains(name), "{found}");
+    }
+    let mut latin1 = header("a/?.png", 0);
+    latin1.as_old_mut().name[2] = 0xe9;
+    latin1.set_cksum();
+    assert!(message(open(&finished(latin1.as_bytes().to_vec()))).contains("UTF-8"));
+}
+
+#[test]
+fn absurd_sizes_are_refused() {
+    let rest = finished(members([("a/1.png", "x"), ("b/1.png", "x")]));
+    for kind in [
+        EntryType::Regular,
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::XHeader,
+        EntryType::XGlobalHeader,
+        EntryType::GNUSparse,
+        EntryType::Directory,
+    ] {
+        for size in [1 << 20, u64::from(u32::MAX), i64::MAX as u64, u64::MAX] {
+            let mut lying = header("a/0.png", 0);
+            lying.set_entry_type(kind);
+            lying.set_size(size);
+            lying.set_cksum();
+            let bytes = [lying.as_bytes().as_slice(), &rest].concat();
+            let found = message(open(&bytes));
+            assert!(
+                found.contains("cut short") || found.contains("damaged"),
+                "{kind:?} {size}: {found}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_name_of_gigabytes_does_not_fill_the_memory() {
+    // A sparse file: it takes no room on the disk.
+    let (_folder, put) = folder();
+    let mut lying = header("long", 0);
+    lying.set_entry_type(EntryType::GNULongName);
+    lying.set_size(1 << 40);
+    lying.set_cksum();
+    let archive = put("a.tar", lying.as_bytes());
+    let file = fs::OpenOptions::new().write(true).open(&archive).unwrap();
+    if file.set_len((1 << 40) + 4096).is_err() {
+        return; // This file system has no room for it, even so.
+    }
+    assert!(message(DirectoryDataset::open_tar(&[&archive])).contains("too long"));
+}
+
+#[test]
+fn flipped_bits_do_no_harm() {
+    let whole = finished(members([
+        ("a/1.png", png([1; 3])),
+        ("a/0.cls", b"0".to_vec()),
+        ("b/1.png", png([2; 3])),
+    ]));
+    let (_folder, put) = folder();
+    for at in (0..whole.len()).step_by(3) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        if let Ok(dataset) = DirectoryDataset::open_tar(&[put("a.tar", &bytes)]) {
+            for item in dataset.items() {
+                let _ = item.decode();
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs ../shared"]
+fn tiny_imagenet_opens_in_place() {
+    let folder = Path::new("../shared/data/tiny-imagenet");
+    let train = DirectoryDataset::open_tar(&[folder.join("train.tar")]).unwrap();
+    let validation = folder.join("validation.tar");
+    let validation = DirectoryDataset::open_tar_with_classes(&[validation], train.class_names());
+    for (dataset, count) in [(train, 250), (validation.unwrap(), 25)] {
+        assert_eq!(dataset.counts(), vec![count; 200]);
+        for item in dataset.items().iter().step_by(499) {
+            assert_eq!(item.decode().unwrap().dimensions(), (64, 64));
+            let name = item.path.to_str().unwrap();
+            assert!(name.contains(&dataset.class_names()[item.label]), "{name}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What callbacks are told, what they may do, and the files the built-in ones write.
+
+use crate::common;
+use crate::common::numbers::bits;
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Device, Var};
+use headstart::train::Phase;
+use headstart::train::callback::{Callback, CsvLogger, JsonLinesLogger};
+use headstart::train::callback::{EpochBegin, EpochEnd, StepEnd, Stop, TrainBegin};
+use headstart::train::metrics::{EpochRecord, History};
+use headstart::{Checkpoints, Classifier, Error, Head, Result, Sgd, Trainer};
+
+fn model() -> Classifier {
+    Classifier::new(common::frozen_base(), Head::sigmoid(), &["blue", "red"])
+        .unwrap()
+        .input_size(32, 32)
+        .unwrap()
+}
+
+fn trainer() -> Trainer {
+    Trainer::new(Sgd::new(0.01))
+        .batch_size(3)
+        .phases([Phase::new(1), Phase::new(2)])
+}
+
+/// Writes down what it is told, and ends what it is asked to end after an epoch.
+#[derive(Default)]
+struct Diary {
+    told: Vec<String>,
+    end: Option<(usize, Stop)>,
+}
+
+impl Callback for Diary {
+    fn on_train_begin(&mut self, run: &TrainBegin<'_>) -> Result<()> {
+        self.told.push(format!("run of {}", run.epochs));
+        Ok(())
+    }
+    fn on_phase_begin(&mut self) -> Result<()> {
+        self.told.push("phase".into());
+        Ok(())
+    }
+    fn on_epoch_begin(&mut self, epoch: &EpochBegin) -> Result<()> {
+        self.told
+            .push(format!("epoch {} of {} steps", epoch.epoch, epoch.steps));
+        Ok(())
+    }
+    fn on_step_end(&mut self, step: &StepEnd) -> Result<ControlFlow<()>> {
+        self.told.push(format!("step {}", step.step));
+        Ok(ControlFlow::Continue(()))
+    }
+    fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
+        assert_eq!(epoch.history.last(), Some(epoch.record));
+        assert_eq!(epoch.validation.loss, epoch.record.val_loss);
+        self.told.push(format!("end of {}", epoch.record.epoch));
+        Ok(match self.end {
+            Some((number, stop)) if number == epoch.record.epoch => ControlFlow::Break(stop),
+            _ => ControlFlow::Continue(()),
+        })
+    }
+    fn on_phase_end(&mut self, variables: &[(String, Var)]) -> Result<()> {
+        self.told
+            .push(format!("end of phase, {} variables", variables.len()));
+        Ok(())
+    }
+    fn on_train_end(&mut self, history: &History) -> Result<()> {
+        self.told
+            .push(format!("end after {}", history.epochs.len()));
+        Ok(())
+    }
+}
+
+#[test]
+fn callbacks_are_told_of_everything_in_order() {
+    let (_folder, dataset) = common::colours(2);
+    let told = |end| {
+        let diary = Arc::new(Mutex::new(Diary {
+            end,
+            ..Diary::default()
+        }));
+        let trainer = trainer().callback(diary.clone());
+        trainer.fit(&mut model(), &dataset, &dataset).unwrap();
+        std::mem::take(&mut diary.lock().unwrap().told)
+    };
+    let epoch = |number: usize| {
+        let begin = format!("epoch {number} of 2 steps");
+        [
+            begin,
+            "step 1".into(),
+            "step 2".into(),
+            format!("end of {number}"),
+        ]
+    };
+    let frame = |phases: &[&[usize]], epochs: usize| -> Vec<String> {
+        let mut expected = vec!["run of 3".to_owned()];
+        for phase in phases {
+            expected.push("phase".into());
+            expected.extend(phase.iter().flat_map(|number| epoch(*number)));
+            expected.push("end of phase, 2 variables".into());
+        }
+        expected.push(format!("end after {epochs}"));
+        expected
+    };
+    assert_eq!(told(None), frame(&[&[1], &[2, 3]], 3));
+    assert_eq!(told(Some((2, Stop::Phase))), frame(&[&[1], &[2]], 2));
+    assert_eq!(told(Some((1, Stop::Phase))), frame(&[&[1], &[2, 3]], 3));
+    assert_eq!(told(Some((1, Stop::Run))), frame(&[&[1]], 1));
+}
+
+/// Fails, or does what a user may do after an epoch.
+struct AtEpochEnd<F>(F);
+
+impl<F: FnMut(&mut EpochEnd<'_>) -> Result<()> + Send> Callback for AtEpochEnd<F> {
+    fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
+        (self.0)(epoch)?;
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+#[test]
+fn an_error_of_a_callback_ends_the_run() {
+    let (_folder, dataset) = common::colours(2);
+    let failing = AtEpochEnd(|_: &mut EpochEnd<'_>| {
+        Err(Error::Io {
+            path: "full.disk".into(),
+            source: std::io::Error::other("no room"),
+        })
+    });
+    let error = trainer()
+        .callback(failing)
+        .fit(&mut model(), &dataset, &dataset)
+        .unwrap_err();
+    assert!(error.to_string().contains("full.disk"), "{error}");
+}
+
+#[test]
+fn a_callback_may_save_weights_and_change_the_rate() {
+    let (folder, dataset) = common::colours(2);
+    let file = folder.path().join("weights.safetensors");
+    let path = file.clone();
+    let rates = Arc::new(Mutex::new(Vec::new()));
+    let seen = rates.clone();
+    let callback = AtEpochEnd(move |epoch: &mut EpochEnd<'_>| {
+        seen.lock().unwrap().push(epoch.learning_rate);
+        *epoch.phase_learning_rate = 0.005;
+        epoch.save_weights(&path)
+    });
+    let mut model = model();
+    let trainer = Trainer::new(Sgd::new(0.01)).epochs(2).callback(callback);
+    trainer.fit(&mut model, &dataset, &dataset).unwrap();
+    assert_eq!(*rates.lock().unwrap(), [0.01, 0.005]);
+    let saved = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    for (name, tensor) in model.head().tensors() {
+        assert_eq!(
+            bits(&saved[&format!("head.{name}")]),
+            bits(&tensor),
+            "{name}"
+        );
+    }
+    assert!(saved.contains_key("base.block1_conv1.weight"));
+}
+
+#[test]
+fn logs_hold_every_epoch_also_of_a_resumed_run() {
+    let (_pictures, dataset) = common::colours(2);
+    let folder = tempfile::tempdir().unwrap();
+    let (csv, json) = (
+        folder.path().join("log.csv"),
+        folder.path().join("log.jsonl"),
+    );
+    let logged = |trainer: Trainer| {
+        trainer
+            .callback(CsvLogger::new(&csv))
+            .callback(JsonLinesLogger::new(&json))
+    };
+    let assert_logged = |history: &History| {
+        let whole = folder.path().join("whole.csv");
+        history.save_csv(&whole).unwrap();
+        let read = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(&csv), read(&whole));
+        let lines = read(&json);
+        let records: Vec<EpochRecord> = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(records, history.epochs);
+    };
+    let history = logged(trainer())
+        .fit(&mut model(), &dataset, &dataset)
+        .unwrap();
+    assert_eq!(history.epochs.len(), 3);
+    assert_logged(&history);
+
+    // Left in its second epoch, after the last checkpoint but one line of the log later.
+    let kept = folder.path().join("checkpoints");
+    let run = |trainer: Trainer| trainer.checkpoint(Checkpoints::new(&kept)).resume(&kept);
+    let failing = AtEpochEnd(|epoch: &mut EpochEnd<'_>| {
+        if epoch.record.epoch == 2 {
+            return Err(Error::Dataset {
+                path: "x".into(),
+                source: "gone".into(),
+            });
+        }
+        Ok(())
+    });
+    run(logged(trainer()))
+        .callback(failing)
+        .fit(&mut model(), &dataset, &dataset)
+        .unwrap_err();
+    assert_eq!(std::fs::read_to_string(&csv).unwrap().lines().count(), 3);
+    let history = run(logged(trainer()))
+        .fit(&mut model(), &dataset, &dataset)
+        .unwrap();
+    assert_eq!(history.epochs.len(), 3);
+    assert_logged(&history);
+}
+
+#[cfg(feature = "tensorboard")]
+#[test]
+fn event_files_hold_the_figures() {
+    use headstart::train::callback::TensorBoard;
+    let (_pictures, dataset) = common::colours(2);
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = trainer().callback(TensorBoard::new(folder.path()));
+    let history = trainer.fit(&mut model(), &dataset, &dataset).unwrap();
+    let file = std::fs::read_dir(folder.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    let bytes = std::fs::read(file.path()).unwrap();
+    // Records: length, its checksum, data, its checksum; a value is its tag (field 1) and an f32 (field 2).
+    let (mut rest, mut records) = (&bytes[..], Vec::new());
+    while !rest.is_empty() {
+        let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+        records.push(&rest[12..12 + length]);
+        rest = &rest[16 + length..];
+    }
+    assert_eq!(records.len(), 4);
+    assert!(records[0].windows(13).any(|w| w == b"brain.Event:2"));
+    for (record, epoch) in records[1..].iter().zip(&history.epochs) {
+        for (tag, value) in [
+            ("loss/train", epoch.loss),
+            ("loss/validation", epoch.val_loss),
+            ("accuracy/train", epoch.accuracy),
+            ("learning_rate", 0.01),
+        ] {
+            let mut field = vec![0x0a, tag.len() as u8];
+            field.extend(tag.as_bytes());
+            field.push(0x15);
+            field.extend((value as f32).to_le_bytes());
+            assert!(record.windows(field.len()).any(|w| w == field), "{tag}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Training, from outside: runs, recipes, callbacks, checkpoints, caches, losses, metrics and optimizers.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/many.rs"]
+#[cfg(target_os = "linux")]
+mod many;
+
+mod callbacks;
+mod checkpoints;
+mod crash_resume;
+mod features;
+mod fine_tune;
+mod keras_callbacks;
+mod loss;
+#[cfg(target_os = "linux")]
+mod memory;
+mod metrics;
+mod optimizers;
+mod own_optimizer;
+mod recipes;
+mod rmsprop;
+mod schedule;
+mod training;
+mod verbosity;
