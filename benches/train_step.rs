@@ -1,5 +1,5 @@
-//! One training step of 20 pictures, forward, backward and RMSprop, with all blocks frozen, with the last one trainable,
-//! and with every block trainable: the notebook's model, VGG19 at 64×64, and every family at 128×128.
+//! One training step of 20 pictures, forward, backward and RMSprop, with all blocks frozen, with the last one
+//! trainable, and with every block trainable: the notebook's model, VGG19 at 64×64, and every family at 128×128.
 
 use candle_core::{Device, Tensor};
 use candle_nn::Optimizer;

@@ -82,8 +82,8 @@ impl Backbone for Tiny {
 impl SavedBackbone for Tiny {
     const KIND: &'static str = "tiny";
 
-    fn describe(&self) -> serde_json::Value {
-        serde_json::Value::Null
+    fn describe(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::Value::Null)
     }
     fn restore(
         _description: &serde_json::Value,

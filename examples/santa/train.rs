@@ -22,8 +22,8 @@ pub(crate) struct Options {
     /// of people that come with this repository.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The base: vgg19, resnet50, tf_efficientnet_lite0, … (README lists them); a VGG with a width if it is not 1, as in
-    /// vgg19-0.25.
+    /// The base: vgg19, resnet50, tf_efficientnet_lite0, … (README lists them); a VGG with a width if it is not 1, as
+    /// in vgg19-0.25.
     #[arg(long, alias = "arch", default_value = "vgg19", value_name = "NAME")]
     base: Arch,
     /// Weights of the base: `compact` (a quarter of VGG19's width; it comes with the crate), `imagenet` (the full

@@ -174,7 +174,10 @@ pub trait SavedBackbone: Backbone + Sized {
     const KIND: &'static str;
 
     /// What [`restore`](Self::restore) needs to know beside the tensors, such as the architecture's name.
-    fn describe(&self) -> serde_json::Value;
+    ///
+    /// # Errors
+    /// For a base that could not be restored: nothing is written then.
+    fn describe(&self) -> Result<serde_json::Value>;
 
     /// A base of the description, all blocks frozen, from tensors that are asked for by name and shape.
     ///

@@ -56,7 +56,8 @@ impl<B: SavedBackbone> Classifier<B> {
     /// Writes the classifier to one safetensors file, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file.
+    /// [`Error::Io`] naming the file; [`Error::InvalidOption`] for a base that [`load`](Classifier::load) could not
+    /// restore: a [`ConvBase`] of a table of one's own.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let blocks = self.base.blocks().into_iter();
@@ -64,7 +65,7 @@ impl<B: SavedBackbone> Classifier<B> {
         let description = Description {
             format: FORMAT,
             base: B::KIND.to_owned(),
-            architecture: self.base.describe(),
+            architecture: self.base.describe()?,
             trainable: trainable.map(|block| block.name).collect(),
             classes: self.class_names.clone(),
             input_size: self.input_size,

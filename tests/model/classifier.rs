@@ -342,3 +342,23 @@ fn files_of_earlier_versions_load_and_say_what_they_said() {
         }
     }
 }
+
+#[test]
+fn a_classifier_that_could_not_be_loaded_is_not_saved() {
+    use headstart::model::Arch;
+    use headstart::model::arch::BlockTable;
+    use headstart::model::arch::layer::{Conv, Layer};
+
+    let folder = tempfile::tempdir().unwrap();
+    // A name of its own, and one that stands for another table.
+    for name in ["mine", "resnet18"] {
+        let conv = Layer::Conv(Conv::new("conv", 3, 4, 3));
+        let arch = Arch::new(name, vec![BlockTable::new("stem", vec![conv])]);
+        let base = ConvBase::new(arch, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
+        let head = Head::sigmoid().pooling(Pooling::GlobalAverage);
+        let model = Classifier::new(base, head, &["a", "b"]).unwrap();
+        let path = folder.path().join(name);
+        let error = model.save(&path).unwrap_err().to_string();
+        assert!(error.contains(name) && !path.exists(), "{error}");
+    }
+}

@@ -114,8 +114,18 @@ impl ConvBase {
 impl SavedBackbone for ConvBase {
     const KIND: &'static str = "conv_base";
 
-    fn describe(&self) -> Value {
-        Value::String(self.architecture())
+    /// A file names the table and does not hold it: one that is not found by its name is refused.
+    fn describe(&self) -> Result<Value> {
+        let name = self.arch.name();
+        if name.parse::<Arch>().is_ok_and(|arch| arch == *self.arch) {
+            return Ok(Value::String(name.to_owned()));
+        }
+        let allowed = "one of this crate's to be saved in a classifier: ConvBase::save writes a base's weights alone";
+        Err(Error::option(
+            "arch",
+            format!("`{name}`, a table of your own"),
+            allowed,
+        ))
     }
 
     fn restore(
