@@ -71,6 +71,10 @@ RATES = {"loader"}
 SUM_TOLERANCE, SAMPLES_TOLERANCE = 2e-4, 1e-3
 
 
+def peers_of(key):
+    return WORKS[MEMORY.get(key, key)].names
+
+
 class Failed(Exception):
     """What a peer cannot do; the text says why."""
 
@@ -227,7 +231,7 @@ class Run:
         """The peak of a fresh process that takes training steps."""
         work, peaks = MEMORY[key], {}
         print(key, file=sys.stderr)
-        for name in WORKS[work].names:
+        for name in peers_of(key):
             if name in self.absent:
                 continue
             worker = None
@@ -280,7 +284,7 @@ def ratio(work, ours, peer):
 
 
 def table(measured):
-    names = [name for name in COLUMNS if any(name in figures for figures in measured.values())]
+    names = [name for name in COLUMNS if any(name in peers_of(work) for work in measured)]
     head = ["work", *names, "fastest peer / ours"]
     lines = [head, ["---"] * len(head)]
     for work, figures in measured.items():
