@@ -109,7 +109,7 @@ fn exif_orientation_is_applied() {
 #[test]
 fn unusable_bytes_say_why() {
     assert_eq!(reason(b""), "the file is empty");
-    assert!(reason(b"hello, I am a text").contains("format"));
+    assert_eq!(reason(b"hello, I am a text"), "text, which is not read");
     let jpeg = fs::read(fixture("rgb.jpg")).unwrap();
     assert_eq!(
         reason(&jpeg[..jpeg.len() / 2]),
@@ -243,8 +243,10 @@ fn files_that_cannot_be_read_are_named() {
 
 #[test]
 fn the_decoder_s_own_error_is_the_cause() {
-    let png = fs::read(fixture("rgb.png")).unwrap();
-    let error = decode_bytes(&png[..png.len() / 2]).unwrap_err();
+    let mut png = fs::read(fixture("rgb.png")).unwrap();
+    let middle = png.len() / 2;
+    png[middle] ^= 1;
+    let error = decode_bytes(&png).unwrap_err();
     let cause = std::error::Error::source(&error).unwrap();
     assert!(cause.is::<image::ImageError>(), "{cause:?}");
     assert_eq!(error.to_string(), format!("picture <bytes>: {cause}"));
