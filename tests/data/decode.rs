@@ -11,6 +11,7 @@ use headstart::data::{decode_bytes, decode_file};
 use image::RgbImage;
 
 use crate::files;
+use crate::numbers::crc32;
 
 pub static EXPECTED: LazyLock<HashMap<String, Tensor>> = LazyLock::new(|| {
     candle_core::safetensors::load(fixture("expected.safetensors"), &Device::Cpu).unwrap()
@@ -203,15 +204,6 @@ fn absurd_sizes_are_refused() {
     bmp[18..22].copy_from_slice(&30_000u32.to_le_bytes());
     bmp[22..26].copy_from_slice(&30_000u32.to_le_bytes());
     assert!(reason(&bmp).contains("too many"));
-}
-
-/// The checksum of PNG chunks (ISO 3309).
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
 }
 
 #[test]

@@ -50,7 +50,8 @@ impl Budget {
             // The result of one pass over the rows or the columns, and that of both.
             Some((to_height, to_width)) => {
                 let between = pixels(height, to_width, 3).max(pixels(to_height, width, 3));
-                pixels(height, width, 3) + between + pixels(to_height, to_width, 3)
+                let ends = pixels(height, width, 3).saturating_add(pixels(to_height, to_width, 3));
+                ends.saturating_add(between)
             }
             None => 0,
         };
@@ -86,5 +87,5 @@ fn lock() -> MutexGuard<'static, u64> {
 
 /// The bytes of so many pixels, of so many bytes each.
 pub(super) fn pixels(height: u32, width: u32, bytes: u64) -> u64 {
-    u64::from(height) * u64::from(width) * bytes
+    (u64::from(height) * u64::from(width)).saturating_mul(bytes)
 }

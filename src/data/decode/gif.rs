@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use gif::{ColorOutput, DecodeOptions, MemoryLimit};
+use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use image::{Rgb, RgbImage};
 
 use super::budget::{Budget, Held, pixels};
@@ -11,6 +11,13 @@ use crate::error::Cause;
 /// Decodes the first frame. Where a frame is smaller than the screen, the rest has the transparent colour, or else the first
 /// of the palette; a frame beyond the screen makes it larger. What is transparent is white.
 pub(super) fn decode(bytes: &[u8], budget: &Budget) -> Result<(RgbImage, Held), Cause> {
+    first_frame(bytes, budget).map_err(|error| match error.downcast_ref::<DecodingError>() {
+        Some(DecodingError::UnexpectedEof) => "the GIF data is cut short".into(),
+        _ => error,
+    })
+}
+
+fn first_frame(bytes: &[u8], budget: &Budget) -> Result<(RgbImage, Held), Cause> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     let limit = NonZeroU64::new(budget.bytes).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes);

@@ -307,9 +307,9 @@ impl Header {
         let most = |of: fn(&Sampling) -> u8| self.sampling.iter().map(of).max().unwrap_or(1);
         let (h_most, v_most) = (u32::from(most(|s| s.0)), u32::from(most(|s| s.1)));
         let mcus = |side: u32, most: u32| u64::from(side.div_ceil(8 * most));
-        let mcus = mcus(self.width, h_most) * mcus(self.height, v_most);
         let blocks: u64 = self.sampling.iter().map(|(h, v)| u64::from(h * v)).sum();
-        let samples = 64 * mcus * blocks;
+        let row = 64 * blocks * mcus(self.width, h_most);
+        let samples = row * mcus(self.height, v_most);
         let reduced = samples.div_ceil(u64::from(reduction * reduction));
         let (height, width) = (
             self.height.div_ceil(reduction),
@@ -317,7 +317,9 @@ impl Header {
         );
         let per_pixel = self.sampling.len().max(3) as u64;
         let coefficients = if self.frame == 0xc2 { 2 * samples } else { 0 };
-        let decoding = coefficients + reduced + pixels(height, width, per_pixel) + (1 << 16);
+        // What decoders keep of some rows of blocks, measured.
+        let rows = 8 * row + 24 * u64::from(self.width);
+        let decoding = coefficients + rows + reduced + pixels(height, width, per_pixel) + (1 << 16);
         let grey = if self.sampling.len() == 1 {
             pixels(height, width, 4)
         } else {

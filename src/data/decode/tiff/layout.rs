@@ -114,6 +114,9 @@ impl Layout {
         if self.chunk_width == 0 || self.chunk_height == 0 {
             return Err("tiles without pixels in a TIFF".into());
         }
+        if !matches!(self.subsampling, (1 | 2 | 4, 1 | 2 | 4)) {
+            return Err("the chroma of this TIFF is sampled in a way that is not read".into());
+        }
         let (across, down) = self.grid();
         let expected = (across as u64 * down as u64).saturating_mul(self.planes() as u64);
         if self.compression != OLD_JPEG && (self.offsets.len() as u64) < expected {
@@ -124,9 +127,6 @@ impl Layout {
         }
         if self.is_tiled && self.chunk_bytes() > 4 * u64::from(u32::MAX) {
             return Err("tiles that are too large in a TIFF".into());
-        }
-        if !matches!(self.subsampling, (1 | 2 | 4, 1 | 2 | 4)) {
-            return Err("the chroma of this TIFF is sampled in a way that is not read".into());
         }
         if self.is_subsampled() && (self.is_planar || self.samples != 3 || self.bits != 8) {
             return Err("a TIFF whose subsampled chroma lies in planes is not read".into());

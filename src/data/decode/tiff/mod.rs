@@ -110,7 +110,9 @@ impl Layout {
         } else {
             0
         };
-        let decoding = part.saturating_add(pixels(height, width, 4)) + window + (1 << 16);
+        let decoding = part
+            .saturating_add(pixels(height, width, 4))
+            .saturating_add(window + (1 << 16));
         let turning = pixels(height, width, if turned { 6 } else { 3 });
         Ok(budget.hold(height, width, decoding.max(turning))?)
     }
