@@ -322,7 +322,8 @@ impl Loader {
             augment,
             ..
         } = self;
-        format!("{height}×{width}, {resize:?}, {preprocess:?}, {augment:?}")
+        // The number changes when other pixels are made of a file.
+        format!("decoding 2, {height}×{width}, {resize:?}, {preprocess:?}, {augment:?}")
     }
 }
 

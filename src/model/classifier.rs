@@ -413,12 +413,16 @@ impl Prediction {
 }
 
 impl fmt::Display for Prediction {
-    /// Such as `santa 97.3 %, not_santa 2.7 %`.
+    /// Such as `santa 97.3 %, not_santa 2.7 %`: the first ten classes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, probability)) in self.ranked.iter().enumerate() {
+        const PRINTED: usize = 10;
+        for (index, (name, probability)) in self.ranked.iter().take(PRINTED).enumerate() {
             let separator = if index == 0 { "" } else { ", " };
             write!(f, "{separator}{name} {:.1} %", 100.0 * probability)?;
         }
-        Ok(())
+        match self.ranked.len().saturating_sub(PRINTED) {
+            0 => Ok(()),
+            more => write!(f, ", … and {more} classes more"),
+        }
     }
 }

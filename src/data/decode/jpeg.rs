@@ -318,7 +318,7 @@ impl Header {
         let per_pixel = self.sampling.len().max(3) as u64;
         let coefficients = if self.frame == 0xc2 { 2 * samples } else { 0 };
         // What decoders keep of some rows of blocks, measured.
-        let rows = 8 * row + 24 * u64::from(self.width);
+        let rows = 12 * row + 24 * u64::from(self.width);
         let decoding = coefficients + rows + reduced + pixels(height, width, per_pixel) + (1 << 16);
         let grey = if self.sampling.len() == 1 {
             pixels(height, width, 4)
