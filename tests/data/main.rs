@@ -19,6 +19,7 @@ mod loader;
 mod memory;
 mod odd;
 mod preprocess;
+mod reduced;
 mod resize;
 mod split;
 mod tar;

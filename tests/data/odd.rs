@@ -68,7 +68,7 @@ enum Outcome {
 }
 
 /// The pictures, by kind and name, with what Pillow says of each.
-fn pictures() -> Vec<(String, Vec<u8>, Value)> {
+pub fn pictures() -> Vec<(String, Vec<u8>, Value)> {
     let folder = files::fixture("odd");
     let expected = fs::read(folder.join("expected.json")).unwrap();
     let mut expected: BTreeMap<String, Value> = serde_json::from_slice(&expected).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! zune-jpeg, which the `image` crate brings, is the faster one and right for the kinds that nearly all files are
 //! ([`Header::is_plain`]). It makes wrong pixels of others without an error (scans of single components, luma that
-//! is coarser than chroma), so those go to jpeg-decoder, which also decodes at a half, a quarter or an eighth of the size.
+//! is coarser than chroma), so those go to jpeg-decoder, which also decodes at a half or a quarter of the size.
 //! What neither can do is refused by name.
 
 use std::io::Cursor;
@@ -77,25 +77,44 @@ struct Header {
 /// How much smaller a picture may be decoded: 1, 2, 4 or 8 times.
 pub(super) type Reduction = u32;
 
-/// Decodes a file at 1/`reduction` of its size.
+/// A decoded file.
+pub(super) struct Decoded {
+    pub(super) image: RgbImage,
+    pub(super) held: Held,
+    /// Of a file that was decoded at a part of its size: the height and width of the picture in the image's pixels.
+    pub(super) extent: Option<(f64, f64)>,
+}
+
+/// Decodes a file, at the part of its size that `reduction` chooses for the height and width of its coarsest component.
 pub(super) fn decode(
     bytes: &[u8],
     budget: &Budget,
     reduction: impl FnOnce(u32, u32) -> Reduction,
     turned: bool,
-) -> Result<(RgbImage, Held), Cause> {
+) -> Result<Decoded, Cause> {
     let header = Header::read(bytes)?;
     header.check(bytes)?;
-    let reduction = reduction(header.height, header.width);
-    let held = header.hold(budget, reduction, turned)?;
-    let image = if reduction == 1 && header.is_plain() {
-        to_rgb(DynamicImage::from_decoder(JpegDecoder::new(Cursor::new(
-            bytes,
-        ))?)?)
-    } else {
-        any_kind(bytes, None, reduction)?
+    let (down, across) = header.coarsest();
+    // Coarser factors leave parts of pixels at the edges that grow when a picture is reduced.
+    let reduction = match down.max(across) {
+        0..=2 => reduction(header.height / down, header.width / across),
+        _ => 1,
     };
-    Ok((image, held))
+    let held = header.hold(budget, reduction, turned)?;
+    if reduction == 1 && header.is_plain() {
+        let decoder = JpegDecoder::new(Cursor::new(bytes))?;
+        return Ok(Decoded {
+            image: to_rgb(DynamicImage::from_decoder(decoder)?),
+            held,
+            extent: None,
+        });
+    }
+    let part = |side: u32| f64::from(side) / f64::from(reduction);
+    Ok(Decoded {
+        image: any_kind(bytes, None, reduction)?,
+        held,
+        extent: (reduction > 1).then(|| (part(header.height), part(header.width))),
+    })
 }
 
 /// Decodes a JPEG stream within another file whose size was checked; `transform` is what the other file says of the
@@ -302,10 +321,16 @@ impl Header {
         scans && colours && self.height.max(self.width) <= 16_384
     }
 
+    /// How many times coarser than the picture its coarsest component may be, down and across.
+    fn coarsest(&self) -> (u32, u32) {
+        let most =
+            |of: fn(&Sampling) -> u8| u32::from(self.sampling.iter().map(of).max().unwrap_or(1));
+        (most(|s| s.1), most(|s| s.0))
+    }
+
     /// Sets aside what decoding takes: the components' planes, all coefficients of a progressive file, and the result.
     fn hold(&self, budget: &Budget, reduction: Reduction, turned: bool) -> Result<Held, Cause> {
-        let most = |of: fn(&Sampling) -> u8| self.sampling.iter().map(of).max().unwrap_or(1);
-        let (h_most, v_most) = (u32::from(most(|s| s.0)), u32::from(most(|s| s.1)));
+        let (v_most, h_most) = self.coarsest();
         let mcus = |side: u32, most: u32| u64::from(side.div_ceil(8 * most));
         let blocks: u64 = self.sampling.iter().map(|(h, v)| u64::from(h * v)).sum();
         let row = 64 * blocks * mcus(self.width, h_most);

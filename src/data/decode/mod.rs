@@ -18,8 +18,8 @@ use image::{DynamicImage, RgbImage};
 
 pub(super) use self::format::{Format, HEAD};
 
-use self::budget::{Budget, Held};
-use super::resize::{Resize, resize};
+use self::budget::Budget;
+use super::resize::{Resize, resize, resize_part};
 use crate::error::{Cause, Error, Result};
 
 /// Decodes a JPEG, PNG, WebP, BMP, GIF or TIFF file, told apart by content, not by name.
@@ -89,6 +89,17 @@ struct Target {
     how: Resize,
 }
 
+impl Target {
+    /// The height and width before a picture is turned.
+    fn lying(&self, turned: bool) -> (u32, u32) {
+        if turned {
+            (self.width, self.height)
+        } else {
+            (self.height, self.width)
+        }
+    }
+}
+
 impl Default for Decoder {
     fn default() -> Self {
         Self::new()
@@ -110,9 +121,9 @@ impl Decoder {
         self
     }
 
-    /// The same, but pictures are brought to a size as by [`resize`]. A JPEG that is much larger is decoded at a half, a
-    /// quarter or an eighth of its size first, unless that leaves less than twice the wanted size or single pixels are
-    /// asked for ([`Resize::Nearest`]).
+    /// The same, but pictures are brought to a size as by [`resize`]. A JPEG that is much larger is decoded at a half or a
+    /// quarter of its size first, unless that leaves its chroma less than twice the wanted size or single pixels
+    /// are asked for ([`Resize::Nearest`]).
     pub(crate) fn resized(mut self, height: u32, width: u32, how: Resize) -> Self {
         self.target = Some(Target { height, width, how });
         self
@@ -177,9 +188,17 @@ impl Decoder {
         let orientation = orientation::of(bytes, format);
         let turned = orientation::exchanges_sides(orientation);
         let budget = self.budget_of(bytes.len());
-        let (image, _held): (_, Held) = match format {
+        let (image, _held) = match format {
             Format::Jpeg => {
-                jpeg::decode(bytes, &budget, |h, w| self.reduction(h, w, turned), turned)?
+                let reduction = |h, w| self.reduction(h, w, turned);
+                let decoded = jpeg::decode(bytes, &budget, reduction, turned)?;
+                if let (Some(extent), Some(target)) = (decoded.extent, self.target) {
+                    // Before it is turned: the part of a pixel that is none is on the right and below.
+                    let (h, w) = target.lying(turned);
+                    let image = resize_part(&decoded.image, extent, h, w, target.how);
+                    return Ok(upright(image, orientation));
+                }
+                (decoded.image, decoded.held)
             }
             Format::Tiff => tiff::decode(bytes, &budget, turned)?,
             Format::Gif => gif::decode(bytes, &budget)?,
@@ -209,15 +228,12 @@ impl Decoder {
         let Some(target) = self.target.filter(|target| target.how != Resize::Nearest) else {
             return 1;
         };
-        let (height, width) = if turned {
-            (width, height)
-        } else {
-            (height, width)
-        };
+        let (to_height, to_width) = target.lying(turned);
         let suffices = |times: &u32| {
-            height / times >= MARGIN * target.height && width / times >= MARGIN * target.width
+            height / times >= MARGIN * to_height && width / times >= MARGIN * to_width
         };
-        [8, 4, 2].into_iter().find(suffices).unwrap_or(1)
+        // An eighth is hardly faster than a quarter, and jpeg-decoder rounds it down.
+        [4, 2].into_iter().find(suffices).unwrap_or(1)
     }
 }
 
