@@ -22,7 +22,7 @@ impl Row<'_> {
             [row] => (row, x * self.samples + sample),
             planes => (&planes[sample], x),
         };
-        if self.bits % 8 == 0 {
+        if self.bits.is_multiple_of(8) {
             let width = self.bits / 8;
             let value = row.get(index * width..(index + 1) * width);
             return value.map_or(0, |value| number(value, self.big_endian));

@@ -73,7 +73,7 @@ impl<'a> Directory<'a> {
         // Counts and offsets have 4 bytes, in BigTIFF 8.
         let word = (width - 4) / 2;
         let count = usize::try_from(self.number(at + 4, word)?).ok()?;
-        let length = count.checked_mul(size(kind)).unwrap_or(usize::MAX);
+        let length = count.saturating_mul(size(kind));
         let start = if length <= word {
             at + 4 + word
         } else {
