@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use tar::{Entry, EntryType};
 
-use super::item::Member;
+use super::item::{Member, Source};
 use super::label::{BYTE_ORDER_MARK, Label};
-use super::scan::{LeftOut, check_classes, dataset_error, require_picture};
+use super::scan::{Found, LeftOut, check_classes, dataset_error, require_picture};
 use crate::data::decode::{HEAD, regular_file_len};
 use crate::error::{Error, Result, While};
 
@@ -27,6 +27,9 @@ const MAX_TAIL: u64 = 16 << 20;
 
 /// The unit of a tar archive, in bytes.
 const BLOCK: u64 = 512;
+
+/// An archive and what it holds.
+pub(super) type Shard = (Arc<Path>, Contents);
 
 /// What one archive holds.
 #[derive(Default)]
@@ -53,6 +56,15 @@ pub(super) enum Kind {
     Label(Result<Label, String>),
     /// Something else, and what it is.
     Other(String),
+}
+
+/// A picture of an archive, with its label.
+pub(super) fn found(archive: &Path, name: String, member: Member, label: usize) -> Found {
+    Found {
+        path: archive.join(name),
+        label,
+        source: Source::Member(member),
+    }
 }
 
 impl Contents {

@@ -9,7 +9,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::item::Source;
 use super::scan::{
-    Found, LeftOut, Scan, dataset_error, keras_order, lookalike, require_picture,
+    Found, LeftOut, Problems, Scan, dataset_error, keras_order, lookalike, require_picture,
     require_two_classes, warn_of_splits,
 };
 use crate::data::decode::HEAD;
@@ -66,7 +66,7 @@ struct Tree {
     pictures: BTreeMap<String, Vec<PathBuf>>,
     /// Pictures beside the class folders.
     outside: Vec<PathBuf>,
-    problems: BTreeMap<PathBuf, Cause>,
+    problems: Problems,
     left_out: Vec<PathBuf>,
     warnings: Vec<String>,
 }

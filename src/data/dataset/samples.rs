@@ -8,11 +8,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::archive::{Content, Kind, split_key, split_stem};
+use super::archive::{Content, Kind, Shard, found, split_key, split_stem};
 use super::item::Member;
 use super::label::Label;
-use super::scan::{Found, dataset_error, require_two_classes};
-use super::tar::{Problems, Shard, found};
+use super::scan::{Found, Problems, dataset_error, require_two_classes};
 use crate::error::{Error, Result};
 
 /// A picture with what its label says, and the label's name.

@@ -14,13 +14,15 @@ use crate::error::{Cause, Error, Result};
 /// hold shows when they are read.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
+/// What cannot be used: reasons by path.
+pub(super) type Problems = BTreeMap<PathBuf, Cause>;
+
 /// What was found in a folder, in archives or in memory.
 pub(super) struct Scan {
     pub(super) root: PathBuf,
     pub(super) class_names: Vec<String>,
     pub(super) pictures: Vec<Found>,
-    /// What cannot be used: reasons by path.
-    pub(super) problems: BTreeMap<PathBuf, Cause>,
+    pub(super) problems: Problems,
     /// What was left out because of its name.
     pub(super) left_out: Vec<PathBuf>,
     /// What a user should know, in sentences.

@@ -1,22 +1,15 @@
 //! Tar archives → the pictures of one dataset, in the layout of class folders or of WebDataset.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::archive::{Content, Contents, Kind};
-use super::item::{Member, Source};
+use super::archive::{Content, Contents, Kind, Shard, found};
 use super::samples;
 use super::scan::{
-    Found, LeftOut, Scan, dataset_error, keras_order, require_two_classes, warn_of_splits,
+    Found, LeftOut, Problems, Scan, dataset_error, keras_order, require_two_classes, warn_of_splits,
 };
-use crate::error::{Cause, Error, Result};
-
-/// An archive and what it holds.
-pub(super) type Shard = (Arc<Path>, Contents);
-
-/// What cannot be used: reasons by path.
-pub(super) type Problems = BTreeMap<PathBuf, Cause>;
+use crate::error::{Error, Result};
 
 /// Looks into archives that together are one dataset.
 pub(super) fn scan(
@@ -205,12 +198,4 @@ fn names(shards: &[Shard]) -> impl Iterator<Item = &str> {
         Kind::Picture(_) => Some(member.name.as_str()),
         _ => None,
     })
-}
-
-pub(super) fn found(archive: &Path, name: String, member: Member, label: usize) -> Found {
-    Found {
-        path: archive.join(name),
-        label,
-        source: Source::Member(member),
-    }
 }

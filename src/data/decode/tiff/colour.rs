@@ -1,37 +1,8 @@
 //! A TIFF picture's samples → levels of red, green and blue.
 
-use super::compression::Chunk;
-use super::directory::{Directory, number};
-use super::layout::{Layout, SampleFormat, YCBCR};
+use super::directory::Directory;
+use super::layout::{Chunk, Layout, Row, SampleFormat, YCBCR};
 use crate::error::Cause;
-
-/// Samples of one row, as they are stored: one row with all of them, or one for each plane.
-pub(super) struct Row<'a> {
-    pub(super) planes: &'a [&'a [u8]],
-    pub(super) bits: usize,
-    /// Samples of a pixel.
-    pub(super) samples: usize,
-    pub(super) width: usize,
-    pub(super) big_endian: bool,
-}
-
-impl Row<'_> {
-    /// The bits of a sample.
-    fn get(&self, x: usize, sample: usize) -> u64 {
-        let (row, index) = match self.planes {
-            [row] => (row, x * self.samples + sample),
-            planes => (&planes[sample], x),
-        };
-        if self.bits.is_multiple_of(8) {
-            let width = self.bits / 8;
-            let value = row.get(index * width..(index + 1) * width);
-            return value.map_or(0, |value| number(value, self.big_endian));
-        }
-        let bit = |at: usize| row.get(at / 8).map_or(0, |byte| byte >> (7 - at % 8) & 1);
-        let bits = index * self.bits..(index + 1) * self.bits;
-        bits.fold(0, |value, at| value << 1 | u64::from(bit(at)))
-    }
-}
 
 /// How samples become colours.
 pub(super) struct Colours {

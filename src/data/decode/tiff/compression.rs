@@ -15,24 +15,9 @@ use ruzstd::decoding::StreamingDecoder;
 use weezl::{BitOrder, decode};
 
 use super::directory::{Directory, number};
-use super::layout::{Layout, OLD_JPEG, SampleFormat, YCBCR, ZSTD};
+use super::layout::{Chunk, Layout, OLD_JPEG, SampleFormat, YCBCR, ZSTD};
 use crate::data::decode::jpeg;
 use crate::error::Cause;
-
-/// Where a chunk lies.
-pub(super) struct Chunk {
-    /// Its number in its plane.
-    pub(super) index: usize,
-    /// How many there are in a plane.
-    pub(super) of: usize,
-    pub(super) top: usize,
-    pub(super) left: usize,
-    /// The rows and columns that are within the picture.
-    pub(super) shown_height: usize,
-    pub(super) shown_width: usize,
-    /// The rows that are stored.
-    pub(super) rows: usize,
-}
 
 /// A chunk's bytes as the file has them.
 fn stored<'a>(

@@ -1,8 +1,6 @@
 //! How a TIFF picture's samples lie in the file.
 
-use super::colour::Row;
-use super::compression::Chunk;
-use super::directory::Directory;
+use super::directory::{Directory, number};
 use crate::error::Cause;
 
 /// Everything about a picture's samples but their colours, checked.
@@ -30,6 +28,49 @@ pub(super) struct Layout {
     /// How many pixels share one chroma, across and down.
     pub(super) subsampling: (usize, usize),
     pub(super) big_endian: bool,
+}
+
+/// Where a chunk lies.
+pub(super) struct Chunk {
+    /// Its number in its plane.
+    pub(super) index: usize,
+    /// How many there are in a plane.
+    pub(super) of: usize,
+    pub(super) top: usize,
+    pub(super) left: usize,
+    /// The rows and columns that are within the picture.
+    pub(super) shown_height: usize,
+    pub(super) shown_width: usize,
+    /// The rows that are stored.
+    pub(super) rows: usize,
+}
+
+/// Samples of one row, as they are stored: one row with all of them, or one for each plane.
+pub(super) struct Row<'a> {
+    pub(super) planes: &'a [&'a [u8]],
+    pub(super) bits: usize,
+    /// Samples of a pixel.
+    pub(super) samples: usize,
+    pub(super) width: usize,
+    pub(super) big_endian: bool,
+}
+
+impl Row<'_> {
+    /// The bits of a sample.
+    pub(super) fn get(&self, x: usize, sample: usize) -> u64 {
+        let (row, index) = match self.planes {
+            [row] => (row, x * self.samples + sample),
+            planes => (&planes[sample], x),
+        };
+        if self.bits.is_multiple_of(8) {
+            let width = self.bits / 8;
+            let value = row.get(index * width..(index + 1) * width);
+            return value.map_or(0, |value| number(value, self.big_endian));
+        }
+        let bit = |at: usize| row.get(at / 8).map_or(0, |byte| byte >> (7 - at % 8) & 1);
+        let bits = index * self.bits..(index + 1) * self.bits;
+        bits.fold(0, |value, at| value << 1 | u64::from(bit(at)))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

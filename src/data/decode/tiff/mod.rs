@@ -12,10 +12,10 @@ use image::RgbImage;
 
 pub(super) use self::directory::{small_number, xmp};
 
-use self::colour::{Colours, Row};
-use self::compression::{Chunk, decompress, decompress_picture};
+use self::colour::Colours;
+use self::compression::{decompress, decompress_picture};
 use self::directory::Directory;
-use self::layout::{Layout, ZSTD};
+use self::layout::{Chunk, Layout, Row, ZSTD};
 use super::budget::{Budget, Held, pixels};
 use super::over_white;
 use crate::error::Cause;
