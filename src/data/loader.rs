@@ -12,7 +12,7 @@ use super::batch::{Batch, write_planes};
 use super::dataset::Dataset;
 use super::prefetch::Prefetch;
 use super::preprocess::Preprocess;
-use super::resize::{Resize, resize};
+use super::resize::Resize;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, stream};
 
@@ -257,10 +257,14 @@ impl Loader {
         let path = &item.path;
         let decoded = match self.dataset.known_problem(path) {
             Some(error) => Err(error),
-            None => item.decode(),
+            None => {
+                let decoder = self.dataset.decoder();
+                let (height, width) = (self.height as u32, self.width as u32);
+                item.decode_by(&decoder.resized(height, width, self.resize))
+            }
         };
         let picture = match decoded {
-            Ok(picture) => resize(&picture, self.height as u32, self.width as u32, self.resize),
+            Ok(picture) => picture,
             Err(error) => {
                 self.dataset.handle(path, error)?;
                 return Ok(None);
@@ -318,7 +322,8 @@ impl Loader {
             augment,
             ..
         } = self;
-        format!("{height}×{width}, {resize:?}, {preprocess:?}, {augment:?}")
+        // The number changes when other pixels are made of a file.
+        format!("decoding 2, {height}×{width}, {resize:?}, {preprocess:?}, {augment:?}")
     }
 }
 

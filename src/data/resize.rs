@@ -80,9 +80,28 @@ pub fn resize(picture: &RgbImage, height: u32, width: u32, how: Resize) -> RgbIm
     }
     match how {
         Resize::Nearest => nearest(picture, height, width),
-        Resize::Bilinear => bilinear(picture, height, width),
+        Resize::Bilinear => resize_part(picture, whole(picture), height, width, how),
         Resize::Bicubic => bicubic(picture, height, width),
     }
+}
+
+/// The same for a picture that was decoded at a part of its size and covers only so much of its pixels' height and width:
+/// its last row and column may be half a pixel, say.
+pub(super) fn resize_part(
+    picture: &RgbImage,
+    extent: (f64, f64),
+    height: u32,
+    width: u32,
+    how: Resize,
+) -> RgbImage {
+    // Pillow's `resize(…, BILINEAR)` (libImaging/Resample.c) up to version 12: rows first, in fixed point and rounded to
+    // bytes after each pass.
+    let filter = match how {
+        Resize::Bicubic => &CUBIC,
+        Resize::Nearest | Resize::Bilinear => &TRIANGLE,
+    };
+    let rows = resample_rows(picture, extent.1, width, filter);
+    resample_columns(&rows, extent.0, height, filter)
 }
 
 fn nearest(picture: &RgbImage, height: u32, width: u32) -> RgbImage {
@@ -104,25 +123,24 @@ fn nearest(picture: &RgbImage, height: u32, width: u32) -> RgbImage {
     })
 }
 
-/// Pillow's `resize(…, BILINEAR)` (libImaging/Resample.c) up to version 12: rows first, in fixed point and rounded
-/// to bytes after each pass.
-fn bilinear(picture: &RgbImage, height: u32, width: u32) -> RgbImage {
-    let rows = resample_rows(picture, width, &TRIANGLE);
-    resample_columns(&rows, height, &TRIANGLE)
-}
-
 /// Pillow's `resize(…, BICUBIC)`, version 13. Overshoots are cut off after each pass, so that the order of the passes
 /// shows: columns come first where the height loses over twice as many pixels as the width.
 fn bicubic(picture: &RgbImage, height: u32, width: u32) -> RgbImage {
+    let (whole_height, whole_width) = whole(picture);
     let lost = |n_in: u32, n_out: u32| i64::from(n_in) - i64::from(n_out);
     let lost_height = lost(picture.height(), height);
     if lost_height > 0 && lost_height > 2 * lost(picture.width(), width) {
-        let columns = resample_columns(picture, height, &CUBIC);
-        resample_rows(&columns, width, &CUBIC)
+        let columns = resample_columns(picture, whole_height, height, &CUBIC);
+        resample_rows(&columns, whole_width, width, &CUBIC)
     } else {
-        let rows = resample_rows(picture, width, &CUBIC);
-        resample_columns(&rows, height, &CUBIC)
+        let rows = resample_rows(picture, whole_width, width, &CUBIC);
+        resample_columns(&rows, whole_height, height, &CUBIC)
     }
+}
+
+/// A whole picture's height and width.
+fn whole(picture: &RgbImage) -> (f64, f64) {
+    (f64::from(picture.height()), f64::from(picture.width()))
 }
 
 /// What one output pixel takes from the pixels around it.
@@ -162,8 +180,9 @@ struct Window {
     weights: Vec<i32>,
 }
 
-fn windows(n_in: u32, n_out: u32, filter: &Filter) -> Vec<Window> {
-    let scale = f64::from(n_in) / f64::from(n_out);
+/// The windows of `n_out` pixels over `extent` of `n_in`.
+fn windows(n_in: u32, extent: f64, n_out: u32, filter: &Filter) -> Vec<Window> {
+    let scale = extent / f64::from(n_out);
     // Shrinking widens the filter: that is the antialiasing.
     let stretch = scale.max(1.0);
     let (reach, shrink) = (filter.support * stretch, 1.0 / stretch);
@@ -204,11 +223,11 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-fn resample_rows(picture: &RgbImage, width: u32, filter: &Filter) -> RgbImage {
-    if picture.width() == width {
+fn resample_rows(picture: &RgbImage, extent: f64, width: u32, filter: &Filter) -> RgbImage {
+    if extent == f64::from(width) && picture.width() == width {
         return picture.clone();
     }
-    let windows = windows(picture.width(), width, filter);
+    let windows = windows(picture.width(), extent, width, filter);
     let mut out = RgbImage::new(width, picture.height());
     let in_rows = picture.as_raw().chunks_exact(3 * picture.width() as usize);
     let out_rows = out.chunks_exact_mut(3 * width as usize);
@@ -227,14 +246,14 @@ fn resample_rows(picture: &RgbImage, width: u32, filter: &Filter) -> RgbImage {
     out
 }
 
-fn resample_columns(picture: &RgbImage, height: u32, filter: &Filter) -> RgbImage {
-    if picture.height() == height {
+fn resample_columns(picture: &RgbImage, extent: f64, height: u32, filter: &Filter) -> RgbImage {
+    if extent == f64::from(height) && picture.height() == height {
         return picture.clone();
     }
     let row_len = 3 * picture.width() as usize;
     let mut out = RgbImage::new(picture.width(), height);
     let mut sum = vec![HALF; row_len];
-    let windows = windows(picture.height(), height, filter);
+    let windows = windows(picture.height(), extent, height, filter);
     for (window, to) in windows.iter().zip(out.chunks_exact_mut(row_len)) {
         sum.fill(HALF);
         let rows = picture.as_raw()[window.start * row_len..].chunks_exact(row_len);

@@ -1,19 +1,24 @@
 //! A base, a head, and everything needed to use them on a picture later, in one file.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor, Var};
 use image::{DynamicImage, RgbImage};
+use rayon::prelude::*;
 
 use super::backbone::{Backbone, Mode};
 use super::base::ConvBase;
 use super::head::{Dropout, Head, HeadLayers};
 use super::names;
 use super::summary::Summary;
-use crate::data::{self, Preprocess, Resize};
+use crate::data::{self, Decoder, Preprocess, Resize};
 use crate::error::{Error, Result};
+
+/// How many pictures are classified together.
+const TOGETHER: usize = 32;
 
 /// A picture classifier: a convolutional base, a head, and what they need to take a picture from a file to a
 /// class name (class names, input size, resize filter, preprocess).
@@ -221,6 +226,9 @@ impl<B: Backbone> Classifier<B> {
 
     /// Classifies one picture: a path, encoded bytes, or a decoded image.
     ///
+    /// A decoded image is taken as it lies. `image::open` drops what a file says of its orientation, so that a photograph
+    /// taken upright may lie on its side: give the path or the bytes, or [`decode_file`](crate::data::decode_file)'s image.
+    ///
     /// # Errors
     /// [`Error::Picture`] or [`Error::Io`] for a picture that cannot be read.
     pub fn predict<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Prediction> {
@@ -228,7 +236,8 @@ impl<B: Backbone> Classifier<B> {
         Ok(predictions.remove(0))
     }
 
-    /// Classifies pictures together: one prediction each, in order.
+    /// Classifies pictures: one prediction each, in order. 32 are decoded and classified together, so that the memory does
+    /// not grow with their number.
     ///
     /// # Errors
     /// [`Error::Picture`] or [`Error::Io`] for the first picture that cannot be read.
@@ -236,26 +245,24 @@ impl<B: Backbone> Classifier<B> {
         &self,
         pictures: impl IntoIterator<Item = P>,
     ) -> Result<Vec<Prediction>> {
-        let (height, width) = self.input_size;
-        let pictures = pictures
-            .into_iter()
-            .map(|picture| {
-                Ok(data::resize(
-                    &picture.into().decode()?,
-                    height as u32,
-                    width as u32,
-                    self.resize,
-                ))
-            })
-            .collect::<Result<Vec<RgbImage>>>()?;
-        if pictures.is_empty() {
-            return Ok(Vec::new());
+        let (height, width) = (self.input_size.0 as u32, self.input_size.1 as u32);
+        let decoder = Decoder::new().resized(height, width, self.resize);
+        let mut pictures = pictures.into_iter().map(Into::into);
+        let mut predictions = Vec::new();
+        loop {
+            let some: Vec<Picture<'a>> = pictures.by_ref().take(TOGETHER).collect();
+            if some.is_empty() {
+                return Ok(predictions);
+            }
+            let images = some.into_par_iter().map(|picture| picture.decode(&decoder));
+            let images: Vec<Result<RgbImage>> = images.collect();
+            let images = images.into_iter().collect::<Result<Vec<RgbImage>>>()?;
+            predictions.extend(self.predict_tensor(&data::to_batch(
+                &images.iter().collect::<Vec<_>>(),
+                self.preprocess,
+                &self.base.device(),
+            )?)?);
         }
-        self.predict_tensor(&data::to_batch(
-            &pictures.iter().collect::<Vec<_>>(),
-            self.preprocess,
-            &self.base.device(),
-        )?)
     }
 
     /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
@@ -287,8 +294,9 @@ pub(super) fn check_classes(class_names: &[String], head: &Head) -> Result<()> {
             format!("{}, one for each class of the head", head.classes()),
         ));
     }
-    for (index, name) in class_names.iter().enumerate() {
-        if class_names[..index].contains(name) {
+    let mut seen = HashSet::with_capacity(class_names.len());
+    for name in class_names {
+        if !seen.insert(name) {
             return Err(Error::option(
                 "class_names",
                 format!("`{name}` twice"),
@@ -312,11 +320,13 @@ pub enum Picture<'a> {
 }
 
 impl Picture<'_> {
-    fn decode(self) -> Result<RgbImage> {
+    fn decode(self, decoder: &Decoder) -> Result<RgbImage> {
         match self {
-            Self::Path(path) => data::decode_file(&path),
-            Self::Bytes(bytes) => data::decode_bytes(bytes),
-            Self::Image(image) => Ok(data::to_rgb(image.into_owned())),
+            Self::Path(path) => decoder.decode_file(path),
+            Self::Bytes(bytes) => decoder.decode_bytes(bytes),
+            Self::Image(image) => {
+                decoder.image(Path::new("<image>"), &data::to_rgb(image.into_owned()))
+            }
         }
     }
 }
@@ -403,12 +413,16 @@ impl Prediction {
 }
 
 impl fmt::Display for Prediction {
-    /// Such as `santa 97.3 %, not_santa 2.7 %`.
+    /// Such as `santa 97.3 %, not_santa 2.7 %`: the first ten classes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, probability)) in self.ranked.iter().enumerate() {
+        const PRINTED: usize = 10;
+        for (index, (name, probability)) in self.ranked.iter().take(PRINTED).enumerate() {
             let separator = if index == 0 { "" } else { ", " };
             write!(f, "{separator}{name} {:.1} %", 100.0 * probability)?;
         }
-        Ok(())
+        match self.ranked.len().saturating_sub(PRINTED) {
+            0 => Ok(()),
+            more => write!(f, ", … and {more} classes more"),
+        }
     }
 }

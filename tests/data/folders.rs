@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use headstart::data::Policy;
 use headstart::{DirectoryDataset, Error};
 
+use crate::decode::fixture;
 use crate::files::{message, tree};
 
 fn names(dataset: &DirectoryDataset) -> Vec<&str> {
@@ -30,7 +31,7 @@ fn classes_are_sorted_by_code_point() {
 }
 
 #[test]
-fn pictures_are_known_by_their_extension() {
+fn pictures_are_known_by_their_extension_or_their_content() {
     let root = tree([
         "a/1.jpg",
         "a/2.JPEG",
@@ -46,14 +47,131 @@ fn pictures_are_known_by_their_extension() {
         "a/.folder/1.jpg",
         "a/x.jpg.txt",
         "b/1.jpg",
+        "a/@eaDir/1.jpg",
+        "a/THUMBS.DB",
         ".git/1.jpg",
+        "__MACOSX/a/1.jpg",
         "outside.jpg",
+        "README.md",
     ]);
+    let at = |name: &str| root.path().join(name);
+    let jpeg = std::fs::read(fixture("rgb.jpg")).unwrap();
+    for name in ["a/9.jfif", "a/10", "a/11.jpg?w=300", "b/2.jpg.1"] {
+        std::fs::write(at(name), &jpeg).unwrap();
+    }
+    std::fs::write(at("b/3.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap();
+    std::fs::write(at("b/4.avif"), b"\0\0\0\x18ftypavif\0\0\0\0avifmif1").unwrap();
+    std::fs::write(at("b/5.svg"), "<svg xmlns='http://www.w3.org/2000/svg'/>").unwrap();
+    std::fs::write(at("b/6.txt"), "notes").unwrap();
+
     let dataset = DirectoryDataset::open(root.path()).unwrap();
     assert_eq!(dataset.class_names(), ["a", "b"]);
-    assert_eq!(dataset.counts(), [8, 1]);
-    assert_eq!((dataset.len(), dataset.is_empty()), (9, false));
-    assert!(dataset.problems().is_empty());
+    assert_eq!(dataset.counts(), [11, 2]);
+    assert_eq!((dataset.len(), dataset.is_empty()), (13, false));
+    let problems = dataset.problems().into_iter();
+    let problems: Vec<_> = problems
+        .map(|problem| (problem.path, problem.reason))
+        .collect();
+    let expected = [
+        ("a/jpg", "the file is empty"),
+        ("a/notes.txt", "the file is empty"),
+        ("a/x.jpg.txt", "the file is empty"),
+        ("b/3.heic", "a HEIC picture, which is not read"),
+        ("b/4.avif", "an AVIF picture, which is not read"),
+        ("b/5.svg", "an SVG drawing, which is not read"),
+        ("b/6.txt", "text, which is not read"),
+        ("outside.jpg", "a picture outside the class folders"),
+    ];
+    assert_eq!(
+        problems,
+        expected.map(|(name, reason)| (at(name), reason.to_owned()))
+    );
+    let left_out: Vec<_> = dataset.left_out().to_vec();
+    let expected = [
+        ".git",
+        "__MACOSX",
+        "a/.folder",
+        "a/.hidden.jpg",
+        "a/@eaDir",
+        "a/THUMBS.DB",
+    ];
+    assert_eq!(left_out, expected.map(at));
+
+    // The list is the user's.
+    let all = DirectoryDataset::options()
+        .leave_out(&["__*", "10"])
+        .open(root.path())
+        .unwrap();
+    assert_eq!(all.class_names(), [".git", "a", "b"]);
+    assert_eq!(all.counts(), [1, 13, 2]);
+}
+
+#[test]
+fn parts_taken_for_classes_are_warned_of() {
+    let root = tree([
+        "named/train/a/1.jpg",
+        "named/train/b/1.jpg",
+        "named/test/a/1.jpg",
+        "alike/1/a/1.jpg",
+        "alike/1/b/1.jpg",
+        "alike/2/a/1.jpg",
+        "alike/2/b/1.jpg",
+        "fine/a/x/1.jpg",
+        "fine/b/x/1.jpg",
+        "more/a/1.jpg",
+        "more/b/1.jpg",
+        "more/c/1.jpg",
+    ]);
+    let open = |name: &str| DirectoryDataset::open(root.path().join(name)).unwrap();
+    for (name, parts) in [("named", "`test`, `train`"), ("alike", "`1`, `2`")] {
+        let dataset = open(name);
+        let [warning] = dataset.warnings() else {
+            panic!("{:?}", dataset.warnings());
+        };
+        assert!(
+            warning.contains(parts) && warning.contains("parts of a dataset"),
+            "{warning}"
+        );
+    }
+    assert!(open("fine").warnings().is_empty());
+    let some = DirectoryDataset::open_with_classes(root.path().join("more"), &["a", "b"]).unwrap();
+    assert!(some.warnings()[0].contains("`c`"), "{:?}", some.warnings());
+}
+
+#[test]
+fn a_missing_class_names_the_folder_that_looks_like_it() {
+    // In the decomposed form, as a Mac writes it.
+    let root = tree(["cafe\u{301}/1.jpg", "Dog/1.jpg", "bird/1.jpg"]);
+    let open = |class| {
+        message(DirectoryDataset::open_with_classes(
+            root.path(),
+            &[class, "bird"],
+        ))
+    };
+    let accent = open("caf\u{e9}");
+    assert!(
+        accent.contains("`cafe\\u{301}`") && accent.contains("`caf\\u{e9}`"),
+        "{accent}"
+    );
+    assert!(open("dog").contains("`Dog` differs in the case"));
+    assert!(open("cow").ends_with("there is no folder for class `cow`"));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_neither_file_nor_folder_is_a_problem_and_not_waited_for() {
+    let root = tree(["a/1.jpg", "b/1.jpg"]);
+    let pipe = root.path().join("a/pipe.jpg");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let dataset = DirectoryDataset::open(root.path()).unwrap();
+    assert_eq!(dataset.counts(), [1, 1]);
+    assert_eq!(dataset.problems()[0].path, pipe);
 }
 
 #[test]
@@ -114,10 +232,14 @@ fn links_are_followed_and_loops_survived() {
     assert_eq!(names(&dataset), expected);
 
     let problems: Vec<PathBuf> = dataset.problems().into_iter().map(|p| p.path).collect();
-    assert_eq!(problems, [at("a/deep/up"), at("a/gone.jpg")]);
+    assert_eq!(
+        problems,
+        [at("a/deep/up"), at("a/gone.jpg"), at("a/gone.txt")]
+    );
     let summary = dataset.problem_summary().unwrap();
     let start = format!(
-        "2 of 7 pictures skipped: a/deep/up (a link back to {}), a/gone.jpg (",
+        "{}: 3 of 8 files skipped: a/deep/up (a link back to {}), a/gone.jpg (",
+        root.path().display(),
         at("a").display()
     );
     assert!(summary.starts_with(&start), "{summary}");

@@ -9,13 +9,17 @@ mod many;
 mod numbers;
 
 mod augment;
+#[cfg(target_os = "linux")]
+mod budget;
 mod decode;
 mod folders;
 mod images;
 mod loader;
 #[cfg(target_os = "linux")]
 mod memory;
+mod odd;
 mod preprocess;
+mod reduced;
 mod resize;
 mod split;
 mod tar;

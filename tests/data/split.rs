@@ -91,7 +91,10 @@ fn splits_share_what_is_known_of_bad_pictures() {
     assert_eq!(Loader::new(&train, 8, 8).epoch(0).count(), 0);
     assert_eq!(
         dataset.problem_summary().unwrap(),
-        "8 of 8 pictures skipped: a/0.jpg (the file is empty), a/1.jpg (the file is empty), \
-         a/2.jpg (the file is empty), …"
+        format!(
+            "{}: 8 of 8 files skipped: a/0.jpg (the file is empty), a/1.jpg (the file is empty), \
+             a/2.jpg (the file is empty), …",
+            dataset.root().display()
+        )
     );
 }

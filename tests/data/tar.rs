@@ -122,7 +122,11 @@ fn an_archive_is_the_folder_it_was_made_of() {
             assert_eq!(item.id, expected.id);
             assert_eq!(item.decode().unwrap(), expected.decode().unwrap());
         }
-        assert_eq!(dataset.problems(), []);
+        let reasons = |dataset: &DirectoryDataset| -> Vec<String> {
+            let problems = dataset.problems().into_iter();
+            problems.map(|problem| problem.reason).collect()
+        };
+        assert_eq!(reasons(&dataset), reasons(&expected));
     }
 }
 
@@ -381,16 +385,219 @@ fn cut_anywhere_an_archive_is_refused() {
 }
 
 #[test]
-fn names_that_point_outside_are_refused() {
+fn odd_members_are_problems_and_not_the_end() {
+    let good = [("a/1.png", ""), ("b/1.png", "")];
     for name in ["../x/1.png", "a/../../1.png", "/etc/1.png", "a/.."] {
-        let found = message(open(&finished(members([(name, ""), ("b/1.png", "")]))));
-        assert!(found.contains("points outside"), "{name}: {found}");
-        assert!(found.contains(name), "{found}");
+        let odd = members([(name, "")]);
+        let dataset = open(&[odd, finished(members(good))].concat()).unwrap();
+        assert_eq!(dataset.counts(), [1, 1], "{name}");
+        let problems = dataset.problems();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].reason.contains("points outside"), "{name}");
     }
     let mut latin1 = header("a/?.png", 0);
     latin1.as_old_mut().name[2] = 0xe9;
     latin1.set_cksum();
-    assert!(message(open(&finished(latin1.as_bytes().to_vec()))).contains("UTF-8"));
+    let mut label = header("My label", 0);
+    label.set_entry_type(EntryType::new(b'V'));
+    // As GNU tar writes it: without a size.
+    label.as_old_mut().size = [0; 12];
+    label.set_cksum();
+    for (odd, reason) in [(latin1, "UTF-8"), (label, "label")] {
+        let dataset = open(&[odd.as_bytes().to_vec(), finished(members(good))].concat()).unwrap();
+        assert_eq!(dataset.counts(), [1, 1]);
+        assert!(dataset.problems()[0].reason.contains(reason));
+    }
+    // Where nothing else is left, they are told.
+    let found = message(open(&finished(members([
+        ("/a/1.png", ""),
+        ("/b/1.png", ""),
+    ]))));
+    assert!(
+        found.contains("2 members cannot be used") && found.contains("begins with `/`"),
+        "{found}"
+    );
+}
+
+#[test]
+fn what_follows_the_end_mark_is_told() {
+    let archive = || finished(members([("a/1.png", ""), ("b/1.png", "")]));
+    let told = |bytes: &[u8]| {
+        let dataset = open(bytes).unwrap();
+        assert_eq!(dataset.counts(), [1, 1]);
+        dataset
+            .problems()
+            .first()
+            .map(|problem| problem.reason.clone())
+    };
+    assert_eq!(told(&[archive(), vec![0; 20_000]].concat()), None);
+    let twice = told(&[archive(), vec![0; 9000], archive()].concat()).unwrap();
+    assert!(twice.contains("another archive"), "{twice}");
+    let rubbish = told(&[archive(), b"rubbish".to_vec()].concat()).unwrap();
+    assert!(rubbish.contains("bytes that are not read"), "{rubbish}");
+}
+
+#[test]
+fn labels_belong_to_samples_and_not_to_names() {
+    // Two shards joined: the same keys with other labels.
+    let joined = (0..6).flat_map(|n| {
+        [
+            (format!("{:04}.jpg", n % 3), String::from("x")),
+            (format!("{:04}.cls", n % 3), format!("{}", n / 3)),
+        ]
+    });
+    let dataset = open(&finished(members(joined))).unwrap();
+    let labels: Vec<_> = dataset.items().iter().map(|item| item.label).collect();
+    assert_eq!(labels, [0, 0, 0, 1, 1, 1]);
+
+    // Not side by side: only names that come once can be joined.
+    let apart = [
+        ("0.jpg", "x"),
+        ("1.jpg", "x"),
+        ("1.cls", "1"),
+        ("2.jpg", "x"),
+        ("0.cls", "0"),
+    ];
+    let dataset = open(&finished(members(apart))).unwrap();
+    let labels: Vec<_> = dataset.items().iter().map(|item| item.label).collect();
+    assert_eq!(labels, [0, 1]);
+    let missing: Vec<_> = dataset
+        .problems()
+        .into_iter()
+        .map(|problem| problem.reason)
+        .collect();
+    assert_eq!(missing, ["`2.cls`, with its class number, is missing"]);
+}
+
+#[test]
+fn labels_are_read_where_they_are_plain() {
+    let numbered = |labels: [&str; 3]| {
+        let members_of = |(n, label): (usize, &str)| {
+            [
+                (format!("{n}.jpg"), String::from("x")),
+                (format!("{n}.cls"), label.to_owned()),
+            ]
+        };
+        open(&finished(members(
+            labels.into_iter().enumerate().flat_map(members_of),
+        )))
+        .unwrap()
+    };
+    let found = |dataset: &DirectoryDataset| -> Vec<usize> {
+        dataset.items().iter().map(|item| item.label).collect()
+    };
+    for labels in [
+        ["1", "0", "1"],
+        ["1.0", "0.0", "1"],
+        ["\u{feff}1", "0\r\n", " 1 "],
+        ["{\"label\": 1}", "{\"cls\": 0}", "1"],
+    ] {
+        let dataset = numbered(labels);
+        assert_eq!(
+            (dataset.class_names(), found(&dataset)),
+            (&["0".into(), "1".into()][..], vec![1, 0, 1])
+        );
+    }
+    let named = numbered(["dog", "\"cat\"", "{\"label\": \"dog\"}"]);
+    assert_eq!(named.class_names(), ["cat", "dog"]);
+    assert_eq!(found(&named), [1, 0, 1]);
+    let odd = [
+        ("0.jpg", "x"),
+        ("0.cls", "0"),
+        ("1.jpg", "x"),
+        ("1.cls", "1"),
+        ("2.jpg", "x"),
+        ("2.cls", "1.5"),
+        ("3.jpg", "x"),
+        ("3.cls", "[1]"),
+    ];
+    let dataset = open(&finished(members(odd))).unwrap();
+    assert_eq!(dataset.len(), 2);
+    let reasons: Vec<_> = dataset
+        .problems()
+        .into_iter()
+        .map(|problem| problem.reason)
+        .collect();
+    assert!(
+        reasons[0].contains("\"1.5\"") && reasons[1].contains("\"[1]\""),
+        "{reasons:?}"
+    );
+
+    // In JSON beside each picture, and not in text.
+    let json = [
+        ("0.jpg", "x"),
+        ("0.json", "{\"label\": 0}"),
+        ("1.jpg", "x"),
+        ("1.json", "{\"label\": 1}"),
+    ];
+    assert_eq!(found(&open(&finished(members(json))).unwrap()), [0, 1]);
+    let text = [
+        ("0.jpg", "x"),
+        ("0.txt", "0"),
+        ("1.jpg", "x"),
+        ("1.txt", "1"),
+    ];
+    assert!(message(open(&finished(members(text)))).contains("2 members end in .txt"));
+}
+
+#[test]
+fn keys_may_have_dots() {
+    let dotted = [
+        ("0.v1.jpg", "x"),
+        ("0.v1.cls", "1"),
+        ("0.v2.jpg", "x"),
+        ("0.v2.cls", "0"),
+        // WebDataset's own way: one key, a field of its own for the picture.
+        ("1.image.png", "x"),
+        ("1.cls", "1"),
+        ("2.jpg", "x"),
+        ("2.mask.png", "x"),
+        ("2.cls", "0"),
+    ];
+    let (_folder, put) = folder();
+    let archive = put("a.tar", &finished(members(dotted)));
+    let dataset = DirectoryDataset::open_tar(&[&archive]).unwrap();
+    let expected = [
+        ("0.v1.jpg", 1),
+        ("0.v2.jpg", 0),
+        ("1.image.png", 1),
+        ("2.jpg", 0),
+    ];
+    assert_eq!(
+        listing(&dataset, &archive),
+        expected.map(|(name, label)| (name.to_owned(), label))
+    );
+    assert_eq!(dataset.problems(), []);
+}
+
+#[test]
+fn a_sample_without_a_readable_picture_is_a_problem() {
+    let heic = "\0\0\0\u{18}ftypheic\0\0\0\0mif1heic";
+    let odd = [
+        ("0.jpg", "x"),
+        ("0.cls", "0"),
+        ("1.jpg", "x"),
+        ("1.cls", "1"),
+        ("2.heic", heic),
+        ("2.cls", "0"),
+        ("3.txt", "a caption"),
+        ("3.cls", "0"),
+    ];
+    let (_folder, put) = folder();
+    let archive = put("a.tar", &finished(members(odd)));
+    let dataset = DirectoryDataset::open_tar(&[&archive]).unwrap();
+    let problems = dataset.problems().into_iter();
+    let problems: Vec<_> = problems
+        .map(|problem| (problem.path, problem.reason))
+        .collect();
+    let expected = [
+        ("2.heic", "a HEIC picture, which is not read"),
+        ("3.cls", "a label without a picture"),
+    ];
+    assert_eq!(
+        problems,
+        expected.map(|(name, reason)| (archive.join(name), reason.to_owned()))
+    );
 }
 
 #[test]

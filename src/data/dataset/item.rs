@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 
-use crate::data::decode;
+use crate::data::decode::Decoder;
 use crate::error::Result;
 
 /// One picture of a dataset.
@@ -53,15 +53,17 @@ impl Item {
     /// [`Error::Io`](crate::Error::Io) when it cannot be read, [`Error::Picture`](crate::Error::Picture) when it
     /// cannot be decoded, is too large, or has no pixels.
     pub fn decode(&self) -> Result<RgbImage> {
+        self.decode_by(&Decoder::new())
+    }
+
+    /// Decodes the picture by a decoder with its own budget.
+    pub(in crate::data) fn decode_by(&self, decoder: &Decoder) -> Result<RgbImage> {
         match &self.source {
-            Source::File => decode::decode_file(&self.path),
+            Source::File => decoder.decode_file(&self.path),
             Source::Member(member) => {
-                decode::decode_named(&self.path, member.len, || member.read())
+                decoder.decode_named(&self.path, member.len, || member.read())
             }
-            Source::Memory(image) => {
-                decode::check_size(&self.path, image)?;
-                Ok(RgbImage::clone(image))
-            }
+            Source::Memory(image) => decoder.image(&self.path, image),
         }
     }
 
@@ -69,7 +71,9 @@ impl Item {
     /// its height and width and then its pixels.
     pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
         match &self.source {
-            Source::File => std::fs::read(&self.path),
+            Source::File if std::fs::metadata(&self.path)?.is_file() => std::fs::read(&self.path),
+            // Reading a pipe could wait forever.
+            Source::File => Err(io::Error::other("not a file")),
             Source::Member(member) => member.read(),
             Source::Memory(image) => {
                 let [height, width] = [image.height(), image.width()].map(u32::to_le_bytes);

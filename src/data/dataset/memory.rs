@@ -43,5 +43,7 @@ pub(super) fn scan(
         class_names,
         pictures,
         problems: BTreeMap::new(),
+        left_out: Vec::new(),
+        warnings: Vec::new(),
     })
 }

@@ -3,8 +3,11 @@
 mod archive;
 mod folders;
 mod item;
+mod label;
 mod memory;
+mod options;
 mod problem;
+mod samples;
 mod scan;
 mod split;
 mod tar;
@@ -15,11 +18,14 @@ use std::sync::Arc;
 use image::DynamicImage;
 
 pub use self::item::Item;
+pub use self::options::DatasetOptions;
 pub use self::problem::{Policy, Problem};
 
 use self::problem::Problems;
-use self::scan::{Scan, check_classes, dataset_error};
+use self::scan::{Scan, check_classes};
+use super::decode::Decoder;
 use crate::error::{Error, Result};
+use crate::progress;
 
 /// Pictures with their labels, as a [`Loader`](super::Loader) takes them. Cheap to clone.
 ///
@@ -31,9 +37,12 @@ use crate::error::{Error, Result};
 /// ```
 ///
 /// Classes are the folders' names sorted by code point ("C" before "a"); within a class, the folder's own
-/// pictures come first, then those of nested folders, by name. A picture is a file ending in .jpg, .jpeg,
-/// .png, .webp, .bmp, .gif, .tif or .tiff, in either case; names that start with a dot are left out, and so
-/// are pictures outside the class folders. Links are followed.
+/// pictures come first, then those of nested folders, by name. Links are followed.
+///
+/// Each file in a class folder is a picture or a [`Problem`]. Files ending in .jpg, .jpeg, .png, .webp, .bmp, .gif, .tif or
+/// .tiff, in either case, are taken for pictures until they are read; of others, the first bytes decide, and what is
+/// recognised and not read (HEIC, AVIF, a video, text) is named. Hidden files and what systems put beside pictures are left
+/// out, by a list that [`options`](Self::options) shows and changes; pictures beside the class folders are problems.
 ///
 /// [`open_tar`](Self::open_tar) reads tar archives, which need not be unpacked; [`from_images`](Self::from_images)
 /// takes images in memory.
@@ -68,40 +77,38 @@ pub struct Dataset {
     /// How many pictures there were when it was opened, usable or not.
     found: usize,
     problems: Problems,
+    left_out: Arc<Vec<PathBuf>>,
+    warnings: Arc<Vec<String>>,
+    decoder: Decoder,
 }
 
 /// The name for a [`Dataset`] that is opened from class folders: `DirectoryDataset::open("pictures")`.
 pub type DirectoryDataset = Dataset;
 
 impl Dataset {
+    /// How a dataset is opened, to be changed: classes, and names that are left out.
+    pub fn options() -> DatasetOptions {
+        DatasetOptions::new()
+    }
+
     /// Opens a folder of class folders.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be read; [`Error::Dataset`] when it is not a folder, when it has
     /// fewer than two class folders, or when one of them is without pictures.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let root = root.as_ref();
-        let dataset = Self::from_scan(folders::scan(root, None)?);
-        for (name, count) in dataset.class_names.iter().zip(dataset.counts()) {
-            if count == 0 {
-                return Err(dataset_error(
-                    root,
-                    format!("class folder `{name}` has no pictures"),
-                ));
-            }
-        }
-        Ok(dataset)
+        Self::options().open(root)
     }
 
     /// Opens a folder of class folders with the classes, and their labels, of another dataset or in an order of
-    /// one's own (Keras's `classes=`). Folders of other names are left out. A class folder may be empty, since
-    /// a small test set may lack a class, but it must exist.
+    /// one's own (Keras's `classes=`). Folders of other names are left out, with a warning. A class folder may be empty,
+    /// since a small test set may lack a class, but it must exist.
     ///
     /// # Errors
     /// As [`open`](Self::open); [`Error::Dataset`] for a class without a folder, [`Error::InvalidOption`] for fewer
     /// than two classes or the same one twice.
     pub fn open_with_classes<S: AsRef<str>>(root: impl AsRef<Path>, classes: &[S]) -> Result<Self> {
-        folders::scan(root.as_ref(), Some(check_classes(classes)?)).map(Self::from_scan)
+        Self::options().classes(classes).open(root)
     }
 
     /// Opens uncompressed tar archives, together one dataset, in one of two layouts.
@@ -113,24 +120,25 @@ impl Dataset {
     /// train/not_santa/1.jpg, train/santa/1.jpg, …
     /// ```
     ///
-    /// Or WebDataset's samples, as soon as there is a `.cls`: a picture and a member with its class number, of
-    /// one name up to the first dot, in the archives' order:
+    /// Or WebDataset's samples, as soon as there is a `.cls`, or JSON with a label beside each picture: members of one name
+    /// but for the ending, side by side, in the archives' order:
     ///
     /// ```text
     /// 000.jpg, 000.cls ("0"), 001.jpg, 001.cls ("1"), …
     /// ```
     ///
-    /// Their class names are the lines of a member `classes.txt`, that of class 0 first; without it, the
-    /// numbers. Other members are left out. Links in archives are not followed but noted among the
-    /// [problems](Self::problems), and so are pictures without a class number.
+    /// A label is a number (`3`, `3.0`), a class name, or JSON with one of them under `label`. Class names are the lines of a
+    /// member `classes.txt`, that of class 0 first; without it, the numbers, or the names sorted. Labels belong to samples,
+    /// so names may come again, as in shards that were joined. Other members of a sample are left out. Links in archives are
+    /// not followed but noted among the [problems](Self::problems); so are pictures without a label, members whose names
+    /// are absolute, point outside or are not UTF-8, and what follows an archive's end mark.
     ///
     /// Headers are read now, pictures later, straight from the archives, which must not change meanwhile. A
     /// picture takes about 200 bytes of memory until it is asked for.
     ///
     /// # Errors
     /// [`Error::Io`] when an archive cannot be read; [`Error::Dataset`] when it is compressed, no tar archive,
-    /// damaged or cut short, when a member's name points outside or is not UTF-8, when there are fewer than two
-    /// classes, or a class number without a picture; [`Error::Mismatch`] for a class number without a name;
+    /// damaged or cut short, when there are fewer than two classes, or a class number without a picture; [`Error::Mismatch`] for a class number without a name;
     /// [`Error::InvalidOption`] for no archive.
     ///
     /// ```
@@ -152,7 +160,7 @@ impl Dataset {
     /// # Ok::<(), headstart::Error>(())
     /// ```
     pub fn open_tar<P: AsRef<Path>>(archives: &[P]) -> Result<Self> {
-        tar::scan(archives, None).map(Self::from_scan)
+        Self::options().open_tar(archives)
     }
 
     /// Opens tar archives, as [`open_tar`](Self::open_tar), with the classes, and their labels, of another
@@ -165,7 +173,7 @@ impl Dataset {
         archives: &[P],
         classes: &[S],
     ) -> Result<Self> {
-        tar::scan(archives, Some(check_classes(classes)?)).map(Self::from_scan)
+        Self::options().classes(classes).open_tar(archives)
     }
 
     /// Takes images in memory with their labels, indices into `class_names`, in the order given. A class may be
@@ -213,7 +221,43 @@ impl Dataset {
             items: Arc::new(items),
             policy: Policy::default(),
             problems: Problems::new(scan.problems),
+            left_out: Arc::new(scan.left_out),
+            warnings: Arc::new(scan.warnings),
+            decoder: Decoder::new(),
         }
+    }
+
+    /// Tells the warnings.
+    fn warn(&self) {
+        for warning in self.warnings.iter() {
+            progress::warn(warning);
+        }
+    }
+
+    /// Why a class has no pictures.
+    fn empty_class(&self, name: &str) -> String {
+        let below = self.root.join(name);
+        let problems = self.problems();
+        let mut inside = problems
+            .iter()
+            .filter(|problem| problem.path.starts_with(&below));
+        match inside.next() {
+            Some(first) => format!("class folder `{name}` has no pictures that are read: {first}"),
+            None => format!("class folder `{name}` has no pictures"),
+        }
+    }
+
+    /// Sets the memory in bytes that reading one picture may take, from its file to the size wanted: a picture that needs
+    /// more is a problem. The threads of all loaders together take at most twice as much. Default: 512 MiB; see
+    /// [`Decoder::budget`].
+    pub fn picture_budget(mut self, bytes: u64) -> Self {
+        self.decoder = self.decoder.budget(bytes);
+        self
+    }
+
+    /// What decodes the pictures, for a loader.
+    pub(in crate::data) fn decoder(&self) -> Decoder {
+        self.decoder
     }
 
     /// Sets what becomes of pictures that cannot be used. Default: [`Policy::Skip`].
@@ -266,13 +310,25 @@ impl Dataset {
         &self.root
     }
 
-    /// The pictures that could not be used so far, by path. Clones and splits share them.
+    /// The files and folders that were left out because of their names: see [`DatasetOptions::leave_out`].
+    pub fn left_out(&self) -> &[PathBuf] {
+        &self.left_out
+    }
+
+    /// What was odd when the dataset was opened, in sentences that were also written to the standard error: classes named
+    /// like the parts of a dataset, folders of other classes.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The pictures and other files that could not be used so far, by path: those known since the dataset was opened, and
+    /// those that could not be read since. Clones and splits share them.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.list()
     }
 
-    /// The problems in one line, such as `2 of 541 pictures skipped: santa/7.jpg (the file is empty), …`;
-    /// `None` when there are none.
+    /// The problems in one line, such as `data/train: 2 of 541 files skipped: santa/7.jpg (the file is empty), …`;
+    /// `None` when there are none. Both parts of a split tell of the whole.
     pub fn problem_summary(&self) -> Option<String> {
         const NAMED: usize = 3;
         let problems = self.problems();
@@ -291,7 +347,8 @@ impl Dataset {
             named.push("…".into());
         }
         Some(format!(
-            "{} of {} pictures skipped: {}",
+            "{}: {} of {} files skipped: {}",
+            self.root.display(),
             problems.len(),
             self.found,
             named.join(", ")

@@ -1,23 +1,26 @@
 //! Tar archives → the pictures of one dataset, in the layout of class folders or of WebDataset.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::archive::{Contents, Picture};
-use super::item::Source;
-use super::scan::{Found, Scan, dataset_error, keras_order, require_two_classes};
+use super::archive::{Content, Contents, Kind, Shard, found};
+use super::samples;
+use super::scan::{
+    Found, LeftOut, Problems, Scan, dataset_error, keras_order, require_two_classes, warn_of_splits,
+};
 use crate::error::{Error, Result};
 
-/// An archive and what it holds.
-type Shard = (Arc<Path>, Contents);
-
 /// Looks into archives that together are one dataset.
-pub(super) fn scan(archives: &[impl AsRef<Path>], wanted: Option<Vec<String>>) -> Result<Scan> {
+pub(super) fn scan(
+    archives: &[impl AsRef<Path>],
+    wanted: Option<Vec<String>>,
+    left_out: &LeftOut,
+) -> Result<Scan> {
     let mut shards: Vec<Shard> = Vec::with_capacity(archives.len());
     for archive in archives {
         let archive: Arc<Path> = Arc::from(archive.as_ref());
-        let contents = Contents::read(&archive)?;
+        let contents = Contents::read(&archive, left_out)?;
         shards.push((archive, contents));
     }
     let root = match shards.as_slice() {
@@ -25,80 +28,61 @@ pub(super) fn scan(archives: &[impl AsRef<Path>], wanted: Option<Vec<String>>) -
         [(only, _)] => only.to_path_buf(),
         [(first, _), ..] => first.parent().unwrap_or(first).to_owned(),
     };
-    let mut problems = BTreeMap::new();
+    let mut problems = Problems::new();
+    let mut left_out = Vec::new();
     for (archive, contents) in &mut shards {
+        left_out.extend(contents.left_out.drain(..).map(|name| archive.join(name)));
         for (name, reason) in contents.problems.drain(..) {
-            problems.insert(archive.join(name), reason.into());
+            problems.insert(member_path(archive, &name), reason.into());
         }
     }
-    let is_webdataset = shards.iter().any(|(_, contents)| contents.is_webdataset);
-    let (class_names, pictures) = if is_webdataset {
-        samples(&root, shards, wanted)?
+    let layout = if samples::are_samples(&shards) {
+        samples::scan(&root, shards, wanted, &mut problems)
     } else {
-        class_folders(&root, shards, wanted)?
+        class_folders(&root, shards, wanted, &mut problems)
     };
+    let (class_names, pictures) = layout.map_err(|error| mention_problems(error, &problems))?;
     if pictures.is_empty() {
-        return Err(dataset_error(
+        let error = dataset_error(
             &root,
             "no pictures of any class: an archive should hold `class/picture.jpg`, or `key.jpg` and `key.cls`",
-        ));
+        );
+        return Err(mention_problems(error, &problems));
     }
     Ok(Scan {
+        warnings: warn_of_splits(&root, &class_names, &pictures)
+            .into_iter()
+            .collect(),
         root,
         class_names,
         pictures,
         problems,
+        left_out,
     })
 }
 
-/// WebDataset: `key.jpg` and, with its class number, `key.cls`, in the archives' order.
-fn samples(
-    root: &Path,
-    shards: Vec<Shard>,
-    wanted: Option<Vec<String>>,
-) -> Result<(Vec<String>, Vec<Found>)> {
-    let mut named = wanted;
-    let mut pictures = Vec::new();
-    for (archive, contents) in shards {
-        named = named.or(contents.class_names);
-        for picture in contents.pictures {
-            let Some(label) = picture.class_number else {
-                return Err(dataset_error(
-                    &archive,
-                    "no `.cls` beside its pictures, unlike in other archives of the dataset",
-                ));
-            };
-            pictures.push(found(&archive, picture, label));
+/// Adds to an error the members that cannot be used: they may be what is missing.
+fn mention_problems(error: Error, problems: &Problems) -> Error {
+    match (error, problems.iter().next()) {
+        (Error::Dataset { path, source }, Some((first, reason))) => {
+            let count = problems.len();
+            let members = if count == 1 { "member" } else { "members" };
+            let first = first.display();
+            let told =
+                format!("{source}; {count} {members} cannot be used, the first: {first}: {reason}");
+            dataset_error(&path, told)
         }
+        (error, _) => error,
     }
-    let Some(highest) = pictures.iter().map(|picture| picture.label).max() else {
-        return Ok((Vec::new(), pictures));
-    };
-    let class_names = match named {
-        Some(named) if highest < named.len() => named,
-        Some(named) => {
-            return Err(Error::mismatch(
-                format!("class names for {}", root.display()),
-                format!("{}, the first for class number 0", named.len()),
-                format!("one for class number {highest} too"),
-            ));
-        }
-        None => numbers(root, highest, &pictures)?,
-    };
-    Ok((class_names, pictures))
 }
 
-/// Class numbers as class names, where there are no others.
-fn numbers(root: &Path, highest: usize, pictures: &[Found]) -> Result<Vec<String>> {
-    let labels: HashSet<usize> = pictures.iter().map(|picture| picture.label).collect();
-    if let Some(empty) = (0..=highest).find(|label| !labels.contains(label)) {
-        return Err(dataset_error(
-            root,
-            format!("no picture is of class {empty}: name the classes if this is so"),
-        ));
+/// A member's path; without a name, the archive's.
+pub(super) fn member_path(archive: &Path, name: &str) -> PathBuf {
+    if name.is_empty() {
+        archive.to_owned()
+    } else {
+        archive.join(name)
     }
-    let names = (0..=highest).map(|label| label.to_string());
-    require_two_classes(root, names.collect(), 0)
 }
 
 /// Class folders, sorted as the unpacked folders would be.
@@ -106,6 +90,7 @@ fn class_folders(
     root: &Path,
     shards: Vec<Shard>,
     wanted: Option<Vec<String>>,
+    problems: &mut Problems,
 ) -> Result<(Vec<String>, Vec<Found>)> {
     let prefix = common_prefix(&shards, wanted.as_deref());
     let class_of = |name: &str| Some(name.get(prefix..)?.split_once('/')?.0.to_owned());
@@ -122,22 +107,54 @@ fn class_folders(
                     None => outside_classes += 1,
                 }
             }
-            require_two_classes(root, folders.into_iter().collect(), outside_classes)?
+            let folders = folders.into_iter().collect();
+            require_two_classes(root, folders, outside_classes)
+                .map_err(|error| mention_labels(root, &shards, error))?
         }
     };
     let labels: HashMap<&str, usize> = class_names.iter().map(String::as_str).zip(0..).collect();
     let mut pictures = Vec::new();
     for (archive, contents) in shards {
-        for picture in contents.pictures {
-            let class = class_of(&picture.name);
-            if let Some(label) = class.and_then(|class| labels.get(class.as_str())) {
-                pictures.push(found(&archive, picture, *label));
+        for Content { name, kind } in contents.members {
+            let class = class_of(&name);
+            let label = class.as_ref().and_then(|class| labels.get(class.as_str()));
+            match (kind, label) {
+                (Kind::Picture(member), Some(label)) => {
+                    pictures.push(found(&archive, name, member, *label));
+                }
+                (Kind::Picture(_), None) if class.is_none() => {
+                    let reason = "a picture outside the class folders";
+                    problems.insert(archive.join(name), reason.into());
+                }
+                (Kind::Other(reason), Some(_)) => {
+                    problems.insert(archive.join(name), reason.into());
+                }
+                // Folders that were not asked for, and notes beside the class folders.
+                _ => {}
             }
         }
     }
     pictures.sort_by(|a, b| (a.label.cmp(&b.label)).then(keras_order(&a.path, &b.path)));
     keep_last_of_each(&mut pictures);
     Ok((class_names, pictures))
+}
+
+/// Adds to an error that there may be labels of a kind that is not read.
+fn mention_labels(root: &Path, shards: &[Shard], error: Error) -> Error {
+    let members = || shards.iter().flat_map(|(_, contents)| &contents.members);
+    let texts = members()
+        .filter(|member| member.name.ends_with(".txt"))
+        .count();
+    match error {
+        Error::Dataset { source, .. } if texts > 0 => dataset_error(
+            root,
+            format!(
+                "{source}; {texts} members end in .txt, which are not taken for labels: WebDataset's are in `key.cls`, or \
+                 under `label` in `key.json`"
+            ),
+        ),
+        other => other,
+    }
 }
 
 /// Of members with one name, the last replaces the others, as in unpacking. They stand side by side, in the
@@ -153,18 +170,19 @@ fn keep_last_of_each(pictures: &mut Vec<Found>) {
 }
 
 /// The length of what stands before the class folders, such as `train/`: the folders that all pictures share,
-/// as long as there are folders below and they are none of the wanted classes.
+/// as long as there are folders below and they are none of the wanted classes. A picture that lies beside a folder which
+/// all others share, such as a preview, does not count.
 fn common_prefix(shards: &[Shard], wanted: Option<&[String]>) -> usize {
     let mut prefix = 0;
     loop {
-        let first = names(shards).next();
-        let Some((shared, _)) = first.and_then(|name| name[prefix..].split_once('/')) else {
+        let first = names(shards).find_map(|name| name.get(prefix..)?.split_once('/'));
+        let Some((shared, _)) = first else {
             return prefix;
         };
         let is_class = wanted.is_some_and(|wanted| wanted.iter().any(|class| class == shared));
         let is_above = |name: &str| {
-            let parts = name[prefix..].split_once('/');
-            parts.is_some_and(|(folder, below)| folder == shared && below.contains('/'))
+            let below = name.get(prefix..).and_then(|rest| rest.split_once('/'));
+            below.is_none_or(|(folder, below)| folder == shared && below.contains('/'))
         };
         if is_class || !names(shards).all(is_above) {
             return prefix;
@@ -175,14 +193,9 @@ fn common_prefix(shards: &[Shard], wanted: Option<&[String]>) -> usize {
 
 /// The names of all pictures.
 fn names(shards: &[Shard]) -> impl Iterator<Item = &str> {
-    let pictures = shards.iter().flat_map(|(_, contents)| &contents.pictures);
-    pictures.map(|picture| picture.name.as_str())
-}
-
-fn found(archive: &Path, picture: Picture, label: usize) -> Found {
-    Found {
-        path: archive.join(picture.name),
-        label,
-        source: Source::Member(picture.member),
-    }
+    let members = shards.iter().flat_map(|(_, contents)| &contents.members);
+    members.filter_map(|member| match member.kind {
+        Kind::Picture(_) => Some(member.name.as_str()),
+        _ => None,
+    })
 }

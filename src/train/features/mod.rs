@@ -178,6 +178,7 @@ impl Features {
     }
 
     fn in_memory<B: Backbone>(&self, model: &Classifier<B>, view: usize) -> Result<View> {
+        self.check_room()?;
         let mut rows = Vec::with_capacity(self.bytes() / size_of::<f32>());
         let usable = self.compute(model, view, |new| {
             rows.extend_from_slice(new);
@@ -187,6 +188,26 @@ impl Features {
             usable,
             rows: Rows::Memory(rows),
         })
+    }
+
+    /// Refuses features that will not fit into the memory, before hours are spent on them.
+    fn check_room(&self) -> Result<()> {
+        let needed = self.bytes() as u64;
+        match available_memory() {
+            Some(available) if needed > available => Err(Error::option(
+                "feature_cache",
+                format!(
+                    "in memory, where the features of {} pictures take {} MB",
+                    self.pictures.dataset().len(),
+                    needed / 1_000_000
+                ),
+                format!(
+                    "{} MB, which are free: `FeatureCache::on_disk`, smaller pictures, or more frozen blocks",
+                    available / 1_000_000
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Runs every picture through the frozen blocks, hands out rows in the dataset's order, and says which pictures
@@ -299,4 +320,14 @@ impl Features {
         };
         Ok(key::of_view(origin, view))
     }
+}
+
+/// The bytes of memory that are free or can be made free, where the system says so (Linux).
+fn available_memory() -> Option<u64> {
+    let told = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes << 10)
 }

@@ -44,9 +44,16 @@ pub struct Evaluation {
     /// Area under the ROC curve, for two classes that both occur: the probability that a picture of the second
     /// class gets a higher score than one of the first, ties counted half (Mann–Whitney).
     pub auc: Option<f64>,
-    /// How often each class (row) was called each class (column).
+    /// How often each class (row) was called each class (column). Empty with more than 1,000 classes: it would have a
+    /// number for each pair of them.
     pub confusion: Vec<Vec<usize>>,
 }
+
+/// The most classes of which each pair is counted.
+const MAX_CONFUSION: usize = 1_000;
+
+/// The most classes that are printed one by one, and of which the confusion is printed.
+const MAX_PRINTED: usize = 40;
 
 impl Evaluation {
     /// Scores probabilities, one row of K per picture, against labels.
@@ -82,9 +89,13 @@ impl Evaluation {
 }
 
 /// How often each class was called each class, counted as pictures come: with two classes eight bytes for each picture,
-/// with more nothing that grows with their number.
+/// with more nothing that grows with their number, and with many nothing that grows with their pairs.
 pub(super) struct ConfusionMatrix {
-    /// Row: what it is; column: what it was called.
+    /// Of each class, how often it was called itself, how often anything was called so, and how many pictures there are.
+    correct: Vec<usize>,
+    called: Vec<usize>,
+    support: Vec<usize>,
+    /// Row: what it is; column: what it was called. Without rows where there are too many.
     counts: Vec<Vec<usize>>,
     /// Of two classes, the second one's probability for each picture, and whether the picture is of it.
     scored: Vec<(f32, bool)>,
@@ -92,8 +103,12 @@ pub(super) struct ConfusionMatrix {
 
 impl ConfusionMatrix {
     pub(super) fn new(classes: usize) -> Self {
+        let rows = if classes > MAX_CONFUSION { 0 } else { classes };
         Self {
-            counts: vec![vec![0; classes]; classes],
+            correct: vec![0; classes],
+            called: vec![0; classes],
+            support: vec![0; classes],
+            counts: vec![vec![0; rows]; rows],
             scored: Vec::new(),
         }
     }
@@ -103,11 +118,17 @@ impl ConfusionMatrix {
     /// # Errors
     /// [`Error::InvalidOption`] for a label that is not below the number of classes.
     pub(super) fn add(&mut self, label: u32, probabilities: &[f32]) -> Result<()> {
-        let classes = self.counts.len();
-        let truth = self.counts.get_mut(label as usize);
-        let truth =
-            truth.ok_or_else(|| Error::option("label", label, format!("below {classes}")))?;
-        truth[predicted_class(probabilities)] += 1;
+        let classes = self.support.len();
+        let (truth, called) = (label as usize, predicted_class(probabilities));
+        if truth >= classes {
+            return Err(Error::option("label", label, format!("below {classes}")));
+        }
+        self.support[truth] += 1;
+        self.called[called] += 1;
+        self.correct[truth] += usize::from(truth == called);
+        if let Some(row) = self.counts.get_mut(truth) {
+            row[called] += 1;
+        }
         if let [_, second] = probabilities {
             self.scored.push((*second, label == 1));
         }
@@ -115,21 +136,33 @@ impl ConfusionMatrix {
     }
 
     pub(super) fn pictures(&self) -> usize {
-        self.counts.iter().flatten().sum()
+        self.support.iter().sum()
     }
 
     /// The figures; `loss` is the mean.
     pub(super) fn evaluation(self, class_names: &[String], loss: f64) -> Evaluation {
-        let pictures = self.pictures();
-        let Self { counts, scored } = self;
-        let correct: usize = (0..counts.len()).map(|class| counts[class][class]).sum();
+        let (pictures, per_class) = (self.pictures(), self.per_class(class_names));
         Evaluation {
             loss,
-            accuracy: share(correct, pictures),
-            per_class: per_class(&counts, class_names),
-            auc: auc(scored),
-            confusion: counts,
+            accuracy: share(self.correct.iter().sum(), pictures),
+            per_class,
+            auc: auc(self.scored),
+            confusion: self.counts,
         }
+    }
+
+    fn per_class(&self, class_names: &[String]) -> Vec<ClassMetrics> {
+        let counts = self.correct.iter().zip(&self.called).zip(&self.support);
+        let classes = class_names.iter().zip(counts);
+        classes
+            .map(|(name, ((correct, called), support))| ClassMetrics {
+                class: name.clone(),
+                precision: share(*correct, *called),
+                recall: share(*correct, *support),
+                f1: share(2 * correct, called + support),
+                support: *support,
+            })
+            .collect()
     }
 }
 
@@ -146,25 +179,6 @@ pub(in crate::train) fn predicted_class(probabilities: &[f32]) -> usize {
         }
     }
     best
-}
-
-fn per_class(confusion: &[Vec<usize>], class_names: &[String]) -> Vec<ClassMetrics> {
-    class_names
-        .iter()
-        .enumerate()
-        .map(|(class, name)| {
-            let correct = confusion[class][class];
-            let called: usize = confusion.iter().map(|row| row[class]).sum();
-            let support = confusion[class].iter().sum();
-            ClassMetrics {
-                class: name.clone(),
-                precision: share(correct, called),
-                recall: share(correct, support),
-                f1: share(2 * correct, called + support),
-                support,
-            }
-        })
-        .collect()
 }
 
 fn share(part: usize, whole: usize) -> f64 {
@@ -208,12 +222,15 @@ impl fmt::Display for Evaluation {
             "\n{:width$}  precision  recall      F1   support",
             "class"
         )?;
-        for c in &self.per_class {
+        for c in self.per_class.iter().take(MAX_PRINTED) {
             writeln!(
                 f,
                 "{:width$}  {:>9.4}  {:.4}  {:.4}  {:>8}",
                 c.class, c.precision, c.recall, c.f1, c.support
             )?;
+        }
+        if let Some(more) = self.per_class.len().checked_sub(MAX_PRINTED + 1) {
+            return writeln!(f, "… and {} classes more", more + 1);
         }
         writeln!(f, "confusion (row: what it is, column: what it was called)")?;
         for (c, row) in self.per_class.iter().zip(&self.confusion) {
