@@ -58,7 +58,7 @@ struct Outcome {
 impl Outcome {
     fn new<B: Backbone>(history: &History, model: &Classifier<B>) -> Self {
         let figures = |e: &headstart::train::metrics::EpochRecord| {
-            [e.loss, e.accuracy, e.val_loss, e.val_accuracy].map(f64::to_bits)
+            [e.loss, e.accuracy, e.val_loss.unwrap(), e.val_accuracy.unwrap()].map(f64::to_bits)
         };
         let variables = model.variables().into_iter();
         Self {

@@ -45,8 +45,8 @@ fn figures_are_scikit_learns() {
             );
         };
         assert_eq!(found.confusion, case.confusion, "{}", case.name);
-        assert_eq!(found.loss, 0.25);
-        close(found.accuracy, case.accuracy, "accuracy");
+        assert_eq!(found.loss, Some(0.25));
+        close(found.accuracy.unwrap(), case.accuracy, "accuracy");
         assert_eq!(found.per_class.len(), case.classes);
         for (class, figures) in found.per_class.iter().enumerate() {
             close(figures.precision, case.precision[class], "precision");

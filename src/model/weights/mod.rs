@@ -4,6 +4,7 @@ mod branches;
 #[cfg(feature = "compact")]
 mod compact;
 mod file;
+mod foreign;
 #[cfg(feature = "hub")]
 mod hub;
 mod naming;
@@ -17,7 +18,7 @@ use candle_core::Device;
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 
-pub(crate) use tensors::{ConvTensors, NormTensors};
+pub(crate) use tensors::{ConvTensors, NormTensors, check_values};
 
 use super::arch::{Arch, Vgg};
 use crate::data::Preprocess;

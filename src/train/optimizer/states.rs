@@ -1,12 +1,14 @@
 //! Variables with their state, and the walk over them.
 
+use std::cell::RefCell;
+
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 
-use super::fused::FusedStep;
-use super::fused::SLOTS;
+use super::fused::{Exchange, FusedStep, SLOTS};
 use super::rule::{Step, UpdateRule};
 use crate::error::{Error, Result};
+use crate::finite;
 
 /// A variable that an optimizer updates.
 #[derive(Clone, Debug)]
@@ -38,8 +40,8 @@ struct State {
 
 #[derive(Clone, Debug)]
 enum Slots {
-    /// f32 on the CPU, for a rule with a fused step. Empty where the options need none.
-    Fused([Vec<f32>; SLOTS]),
+    /// f32 on the CPU, for a rule with a fused step. Empty where the options need none; and what the variable becomes.
+    Fused([Vec<f32>; SLOTS], Vec<f32>),
     /// Anything else: candle's operations.
     Tensors([Option<Tensor>; SLOTS]),
 }
@@ -63,26 +65,36 @@ impl VariableStates {
         Self::new(variables.into_iter().enumerate().map(variable).collect())
     }
 
-    /// Updates every variable that has a gradient.
+    /// Updates every variable that has a gradient, or none: then it returns the first whose new weights, or whose
+    /// state, have a number that is NaN or infinite, and that number.
     pub(in crate::train) fn step(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradients: &GradStore,
-    ) -> CandleResult<()> {
+    ) -> CandleResult<Option<(String, f32)>> {
+        let mut moved = Vec::with_capacity(self.0.len());
         for variable in &mut self.0 {
-            if let Some(gradient) = gradients.get(&variable.variable.var) {
-                variable.step(rule, learning_rate, &gradient.detach())?;
+            let gradient = gradients.get(&variable.variable.var);
+            moved.push(match gradient {
+                None => Moved::Not,
+                Some(gradient) => variable.step(rule, learning_rate, &gradient.detach())?,
+            });
+            if let Some(Moved::Wrong(value)) = moved.last() {
+                return Ok(Some((variable.variable.name.clone(), *value)));
             }
         }
-        Ok(())
+        for (variable, moved) in self.0.iter_mut().zip(moved) {
+            variable.commit(moved)?;
+        }
+        Ok(None)
     }
 
     /// The variables whose rule saw its gradient as numbers alone, and so cannot have kept the tensor.
     pub(in crate::train) fn fused(&self) -> impl Iterator<Item = &Var> {
         let fused = |own: &&VariableState| {
             let slots = own.state.as_ref().map(|state| &state.slots);
-            matches!(slots, Some(Slots::Fused(_)))
+            matches!(slots, Some(Slots::Fused(..)))
         };
         self.0.iter().filter(fused).map(|own| &own.variable.var)
     }
@@ -100,7 +112,7 @@ impl VariableStates {
             for (index, slot) in rule.slots().into_iter().enumerate() {
                 let Some(slot) = slot else { continue };
                 let tensor = match &state.slots {
-                    Slots::Fused(slots) => {
+                    Slots::Fused(slots, _) => {
                         Tensor::from_slice(&slots[index], var.shape(), var.device())?
                     }
                     Slots::Tensors(slots) => match &slots[index] {
@@ -141,13 +153,24 @@ impl VariableStates {
     }
 }
 
+/// What a step made of a variable, which is still as it was.
+enum Moved {
+    /// It had no gradient.
+    Not,
+    /// Its numbers stand beside it.
+    Beside,
+    Tensor(Tensor),
+    /// This number is NaN or infinite.
+    Wrong(f32),
+}
+
 impl VariableState {
     fn step(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradient: &Tensor,
-    ) -> CandleResult<()> {
+    ) -> CandleResult<Moved> {
         let Variable {
             var, multiplier, ..
         } = &self.variable;
@@ -158,17 +181,41 @@ impl VariableState {
         state.steps += 1;
         let step = Step::new(learning_rate * multiplier, state.steps);
         match &mut state.slots {
-            Slots::Fused(slots) => {
+            Slots::Fused(slots, next) => {
+                let name = rule.name();
                 let Some(fused) = rule.fused(step) else {
-                    candle_core::bail!("{}: its fused step comes and goes", rule.name());
+                    candle_core::bail!("{name}: its fused step comes and goes");
                 };
-                let fused = FusedStep::new(rule.name(), fused, slots);
-                var.inplace_op2(&gradient.contiguous()?, &fused)
+                let fused = FusedStep { name, step: &fused };
+                if fused.run(var, &gradient.contiguous()?, next, slots)? {
+                    return Ok(Moved::Beside);
+                }
+                let numbers = [next].into_iter().chain(slots).map(|numbers| &numbers[..]);
+                let wrong = numbers.into_iter().find_map(finite::first_not);
+                Ok(Moved::Wrong(wrong.unwrap_or(f32::NAN)))
             }
             Slots::Tensors(slots) => {
                 let weight = var.as_detached_tensor();
-                var.set(&rule.update(step, &weight, gradient, slots)?)
+                let weight = rule.update(step, &weight, gradient, slots)?;
+                for tensor in [&weight].into_iter().chain(slots.iter().flatten()) {
+                    if let Some(wrong) = doubt(tensor)? {
+                        return Ok(Moved::Wrong(wrong));
+                    }
+                }
+                Ok(Moved::Tensor(weight))
             }
+        }
+    }
+
+    /// Makes the variable what a step made of it.
+    fn commit(&mut self, moved: Moved) -> CandleResult<()> {
+        match (moved, self.state.as_mut().map(|state| &mut state.slots)) {
+            (Moved::Beside, Some(Slots::Fused(_, next))) => {
+                let exchange = Exchange(RefCell::new(next));
+                self.variable.var.inplace_op1(&exchange)
+            }
+            (Moved::Tensor(tensor), _) => self.variable.var.set(&tensor),
+            _ => Ok(()),
         }
     }
 
@@ -188,7 +235,14 @@ impl VariableState {
         if rule.counts_steps() {
             match find("step") {
                 Some(steps) => {
-                    state.steps = steps.to_scalar::<i64>()?.unsigned_abs();
+                    let number = steps.to_scalar::<i64>()?;
+                    let in_range = (0..i64::from(u32::MAX)).contains(&number);
+                    if !in_range {
+                        let found = format!("{name}.step of {number}");
+                        let expected = "a number of steps that a run can make";
+                        return Err(Error::mismatch("optimizer state", found, expected));
+                    }
+                    state.steps = number.unsigned_abs();
                     used += 1;
                 }
                 None => missing.push("step"),
@@ -226,13 +280,21 @@ impl VariableState {
     }
 }
 
+/// NaN where a tensor, on any device, holds a number that is NaN or infinite.
+fn doubt(tensor: &Tensor) -> CandleResult<Option<f32>> {
+    let zeros = (tensor * 0.0)?.sum_all()?.to_dtype(DType::F32)?;
+    let sum = zeros.to_scalar::<f32>()?;
+    Ok((sum != 0.0).then_some(sum))
+}
+
 impl State {
     fn fresh(rule: &dyn UpdateRule, var: &Var) -> CandleResult<Self> {
         let slots = rule.slots();
         let fits_fused = var.device().is_cpu() && var.dtype() == DType::F32;
         let slots = if fits_fused && rule.fused(Step::new(0.0, 1)).is_some() {
             let length = var.elem_count();
-            Slots::Fused(slots.map(|slot| vec![0.0; if slot.is_some() { length } else { 0 }]))
+            let zeros = |slot: Option<_>| vec![0.0; if slot.is_some() { length } else { 0 }];
+            Slots::Fused(slots.map(zeros), vec![0.0; length])
         } else {
             let zeros = var.as_detached_tensor().zeros_like()?;
             Slots::Tensors(slots.map(|slot| slot.map(|_| zeros.clone())))
@@ -245,7 +307,7 @@ impl Slots {
     /// Gives the slot at this place the numbers of a tensor shaped as its variable.
     fn set(&mut self, index: usize, tensor: &Tensor, var: &Var) -> Result<()> {
         match self {
-            Self::Fused(slots) => slots[index] = tensor.flatten_all()?.to_vec1()?,
+            Self::Fused(slots, _) => slots[index] = tensor.flatten_all()?.to_vec1()?,
             Self::Tensors(slots) => slots[index] = Some(tensor.to_device(var.device())?.copy()?),
         }
         Ok(())
