@@ -176,6 +176,12 @@ impl<R: Read + Seek> TensorFile<R> {
         hasher.update(&(json.len() as u64).to_le_bytes());
         hasher.update(&blank);
         let digits = digits.to_owned();
+        // Others' files may be larger, since only what is wanted of them is read.
+        let length = self.data + self.header.data_len() as u64;
+        if length > bounds::FILE {
+            let most = bounds::FILE;
+            return Err(format!("{length} bytes are too many: at most {most} are read").into());
+        }
         self.content.seek(SeekFrom::Start(self.data))?;
         hasher.update_reader(&mut self.content)?;
         if hasher.finalize().to_hex().as_str() != digits {
@@ -222,12 +228,7 @@ impl<R: Read + Seek> TensorFile<R> {
 fn check_length(header: &Metadata, data: u64, length: u64) -> Result<(), Cause> {
     let announced = header.data_len() as u64;
     match data.checked_add(announced) {
-        Some(wanted) if wanted == length && length <= bounds::FILE => Ok(()),
-        Some(wanted) if wanted == length => Err(format!(
-            "{length} bytes are too many: at most {} are read",
-            bounds::FILE
-        )
-        .into()),
+        Some(wanted) if wanted == length => Ok(()),
         Some(wanted) if wanted < length => {
             Err(format!("{} bytes after the last tensor", length - wanted).into())
         }

@@ -24,6 +24,7 @@ mod recipes;
 mod resume;
 mod rmsprop;
 mod run_folder;
+mod santa;
 mod schedule;
 mod training;
 mod verbosity;

@@ -125,7 +125,8 @@ impl Weights {
             Self::ImageNet => Self::Hub(Hub::from_env()).load(arch, device),
             #[cfg(feature = "hub")]
             Self::Hub(hub) => {
-                let (tensors, preprocess) = file::load(&hub.conv_base(arch)?, arch, device)?;
+                let (tensors, preprocess) =
+                    hub.load(arch, |path| file::load(path, arch, device))?;
                 // The repository is known: what it says beats what names suggest.
                 Ok((tensors, arch.weights().map_or(preprocess, |weights| weights.preprocess)))
             }
