@@ -104,15 +104,26 @@ pub(crate) fn kind(start: &[u8]) -> Option<&'static str> {
             b"version https://git-lfs",
             "a Git LFS pointer, not the file it stands for: `git lfs pull` fetches that",
         ),
-        (b"PK\x03\x04", "a zip archive, such as PyTorch's .pt and .pth: save it as safetensors first"),
-        (b"\x80\x02", "a Python pickle, such as PyTorch's .pt and .pth: save it as safetensors first"),
-        (b"\x89HDF", "an HDF5 file, such as Keras's .h5: save it as safetensors first"),
+        (
+            b"PK\x03\x04",
+            "a zip archive, such as PyTorch's .pt and .pth: save it as safetensors first",
+        ),
+        (
+            b"\x80\x02",
+            "a Python pickle, such as PyTorch's .pt and .pth: save it as safetensors first",
+        ),
+        (
+            b"\x89HDF",
+            "an HDF5 file, such as Keras's .h5: save it as safetensors first",
+        ),
         (b"\x1f\x8b", "a gzip archive: unpack it first"),
         (b"GGUF", "a GGUF file: save it as safetensors first"),
         (b"<!", "a page of HTML, not the file it was fetched for"),
         (b"<html", "a page of HTML, not the file it was fetched for"),
     ];
-    let found = kinds.into_iter().find(|(magic, _)| start.starts_with(magic));
+    let found = kinds
+        .into_iter()
+        .find(|(magic, _)| start.starts_with(magic));
     found.map(|(_, kind)| kind)
 }
 

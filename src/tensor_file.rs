@@ -4,7 +4,7 @@
 //! zeros. Files that say they were `written_by` this crate must have one; others are believed without.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -90,7 +90,8 @@ pub(crate) fn header(
 }
 
 /// Gives a file whose checksum is zeros the right one.
-pub(crate) fn seal(file: &mut (impl Read + Write + Seek), header: &[u8]) -> io::Result<()> {
+#[cfg(feature = "hub")]
+pub(crate) fn seal(file: &mut (impl Read + io::Write + Seek), header: &[u8]) -> io::Result<()> {
     let mut hasher = blake3::Hasher::new();
     file.rewind()?;
     hasher.update_reader(&mut *file)?;
@@ -129,8 +130,8 @@ impl<R: Read + Seek> TensorFile<R> {
         let mut start = Vec::new();
         content.by_ref().take(24).read_to_end(&mut start)?;
         let prefix = start.first_chunk::<8>();
-        let prefix = prefix
-            .ok_or_else(|| format!("not a safetensors file: only {length} bytes long"))?;
+        let prefix =
+            prefix.ok_or_else(|| format!("not a safetensors file: only {length} bytes long"))?;
         let header_length = u64::from_le_bytes(*prefix);
         if let Some(kind) = files::kind(&start) {
             return Err(format!("not a safetensors file but {kind}").into());
@@ -218,7 +219,8 @@ impl<R: Read + Seek> TensorFile<R> {
         let (start, end) = info.data_offsets;
         // The header was checked: the file has as many.
         let mut bytes = vec![0; end - start];
-        self.content.seek(SeekFrom::Start(self.data + start as u64))?;
+        self.content
+            .seek(SeekFrom::Start(self.data + start as u64))?;
         self.content.read_exact(&mut bytes)?;
         Ok(bytes)
     }

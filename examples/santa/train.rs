@@ -9,9 +9,9 @@ use candle_core::Device;
 use clap::ValueEnum;
 use headstart::model::Pooling;
 use headstart::model::{Arch, Backbone};
+use headstart::train::RunFolder;
 use headstart::train::metrics::{Evaluation, History};
 use headstart::train::optimizer::Schedule;
-use headstart::train::RunFolder;
 use headstart::{
     AdamW, Augmenter, Checkpoints, Classifier, ConvBase, DirectoryDataset, Error, FeatureCache,
     Head, Preprocess, Resize, RmsProp, Trainer, Weights,
@@ -65,7 +65,7 @@ pub(crate) struct Options {
     #[arg(long, value_parser = count)]
     batch_size: Option<usize>,
     /// † Learning rate of RMSprop [default: 2e-5, the notebook's; 5e-4 for the compact base]
-    #[arg(long, value_parser = rate)]
+    #[arg(long, value_parser = rate, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Side, in pixels, that pictures are resized to [default: what the base's weights were trained on; for VGG 64, the
     /// notebook's, and 96 to fine-tune]
@@ -166,7 +166,9 @@ impl Options {
                 Err(format!("--weights imagenet: the hub has none for {base}"))
             }
             "compact" | "imagenet" | "random" => Ok(()),
-            file if !Path::new(file).is_file() => Err(format!("--weights {file}: there is no such file")),
+            file if !Path::new(file).is_file() => {
+                Err(format!("--weights {file}: there is no such file"))
+            }
             _ => Ok(()),
         }
     }
@@ -181,7 +183,8 @@ impl Options {
             )
             .into());
         }
-        let was_left = std::fs::read_dir(&checkpoints).is_ok_and(|mut files| files.next().is_some());
+        let was_left =
+            std::fs::read_dir(&checkpoints).is_ok_and(|mut files| files.next().is_some());
         if was_left && !self.resume {
             if !self.force {
                 return Err(format!(
@@ -510,7 +513,10 @@ fn print_history(history: &History) -> std::io::Result<()> {
         let (val_loss, val_accuracy) = (figure(e.val_loss), figure(e.val_accuracy));
         say!(
             "{:>5}  {:.4}    {:.4}    {val_loss:>6}        {val_accuracy:>6}  {:>7.1}",
-            e.epoch, e.loss, e.accuracy, e.seconds
+            e.epoch,
+            e.loss,
+            e.accuracy,
+            e.seconds
         )?;
     }
     Ok(())

@@ -185,7 +185,12 @@ impl Loader {
         }
         bounds::input_size(self.height, self.width)?;
         let factors = [self.batch_size, 3, self.height, self.width];
-        bounds::product("batch_size", &factors, bounds::BATCH_NUMBERS, "numbers in a batch")?;
+        bounds::product(
+            "batch_size",
+            &factors,
+            bounds::BATCH_NUMBERS,
+            "numbers in a batch",
+        )?;
         Ok(())
     }
 
@@ -297,7 +302,6 @@ impl Loader {
         }
         Ok(ControlFlow::Continue(()))
     }
-
 
     /// The same pictures in the dataset's order.
     pub(crate) fn unshuffled(mut self) -> Self {

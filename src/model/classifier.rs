@@ -341,7 +341,9 @@ pub(super) fn check_classes(class_names: &[String], head: &Head) -> Result<()> {
     if class_names.len() != head.classes() {
         let number = class_names.len();
         let allowed = match head.is_sigmoid() {
-            true => format!("2: Head::sigmoid() tells two classes apart, Head::softmax({number}) {number}"),
+            true => format!(
+                "2: Head::sigmoid() tells two classes apart, Head::softmax({number}) {number}"
+            ),
             false => format!("{}, one for each class of the head", head.classes()),
         };
         return Err(Error::option("class_names", count(number, "name"), allowed));

@@ -15,11 +15,11 @@ use super::classifier::{Classifier, check_classes};
 use super::head::{Head, HeadLayers};
 use super::names;
 use super::weights::check_values;
+use crate::bounds;
 use crate::data::{Preprocess, Resize};
 use crate::error::{Cause, While};
 use crate::error::{Error, Result};
 use crate::tensor_file::{self, TensorFile};
-use crate::bounds;
 
 /// The format this version writes, and the newest it reads. Format 1 had VGG bases alone, and called their blocks
 /// `conv1` to `conv5`; formats 1 and 2 had no checksum.
@@ -71,7 +71,10 @@ impl<B: Backbone> Classifier<B> {
     /// Writes the classifier as [`save`](Classifier::save) does, if its base says how.
     pub(crate) fn save_if_described(&self, path: &Path) -> Result<()> {
         let Some(described) = self.base.saved_as() else {
-            let found = format!("`{}`, which does not say what it is saved as", self.base.architecture());
+            let found = format!(
+                "`{}`, which does not say what it is saved as",
+                self.base.architecture()
+            );
             let allowed = "a base with Backbone::saved_as";
             return Err(Error::option("base", found, allowed));
         };
@@ -121,12 +124,11 @@ impl Classifier {
         device: &Device,
     ) -> Result<Classifier<B>> {
         let path = path.as_ref();
-        let mut file = TensorFile::open(path).map_err(|cause| {
-            match cause.downcast::<std::io::Error>() {
+        let mut file =
+            TensorFile::open(path).map_err(|cause| match cause.downcast::<std::io::Error>() {
                 Ok(error) => Error::io(path)(*error),
                 Err(cause) => model_error(path, cause),
-            }
-        })?;
+            })?;
         let description = describe(path, &file)?;
         if description.base != B::KIND {
             let found = &description.base;

@@ -41,7 +41,8 @@ pub fn unsealed(path: &Path, change: impl FnOnce(&mut serde_json::Value)) -> Vec
     entries.remove("blake3").unwrap();
     entries.remove("written_by").unwrap();
     if let Some(entry) = entries.get_mut("headstart") {
-        let mut description: serde_json::Value = serde_json::from_str(entry.as_str().unwrap()).unwrap();
+        let mut description: serde_json::Value =
+            serde_json::from_str(entry.as_str().unwrap()).unwrap();
         description["format"] = 2.into();
         change(&mut description);
         *entry = description.to_string().into();

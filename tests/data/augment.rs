@@ -453,8 +453,20 @@ fn the_bounds_are_what_the_documentation_says() {
     assert!(!accepted(new().rotation(f64::NAN)) && !accepted(new().shift(f64::INFINITY, 0.0)));
     let picture = RgbImage::new(30, 20);
     for count in [0, 10_001, 1 << 32, usize::MAX] {
-        assert!(new().preview(&picture, count, 1).unwrap_err().to_string().contains("`count`"));
+        assert!(
+            new()
+                .preview(&picture, count, 1)
+                .unwrap_err()
+                .to_string()
+                .contains("`count`")
+        );
     }
     let large = RgbImage::new(4000, 4000);
-    assert!(new().preview(&large, 100, 1).unwrap_err().to_string().contains("pixels"));
+    assert!(
+        new()
+            .preview(&large, 100, 1)
+            .unwrap_err()
+            .to_string()
+            .contains("pixels")
+    );
 }

@@ -21,11 +21,16 @@ use serde_json::{Value, json};
 
 fn base() -> ConvBase {
     let vgg = Vgg::Vgg11.width(1.0 / 64.0).unwrap();
-    ConvBase::new(vgg, Weights::Random { seed: 3 }, &Device::Cpu).unwrap().frozen()
+    ConvBase::new(vgg, Weights::Random { seed: 3 }, &Device::Cpu)
+        .unwrap()
+        .frozen()
 }
 
 fn model(head: Head) -> Classifier {
-    Classifier::new(base(), head, &["a", "b"]).unwrap().input_size(32, 32).unwrap()
+    Classifier::new(base(), head, &["a", "b"])
+        .unwrap()
+        .input_size(32, 32)
+        .unwrap()
 }
 
 /// The message of a failure, which comes at once.
@@ -35,7 +40,11 @@ fn refusal<T>(what: &str, outcome: impl FnOnce() -> headstart::Result<T>) -> Str
         Ok(_) => panic!("{what} is accepted"),
         Err(error) => error.to_string(),
     };
-    assert!(begun.elapsed() < Duration::from_secs(5), "{what} takes {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{what} takes {:?}",
+        begun.elapsed()
+    );
     error
 }
 
@@ -86,46 +95,104 @@ fn sizes_in_options_are_bounded_before_they_are_used() {
     let images = (0..4).map(|label| (DynamicImage::from(picture.clone()), label % 2));
     let dataset = Dataset::from_images(images, &["a", "b"]).unwrap();
     let fit = |trainer: Trainer| {
-        trainer.fit(&mut model(Head::sigmoid()), &dataset, &dataset).map(|_| ())
+        trainer
+            .fit(&mut model(Head::sigmoid()), &dataset, &dataset)
+            .map(|_| ())
     };
     let trainer = || Trainer::new(Sgd::new(0.1));
     let cached = |views| trainer().feature_cache(FeatureCache::in_memory().views(views));
     for n in huge {
         let named = |option: &str, error: String| {
-            assert!(error.contains(&format!("`{option}`")), "{error} does not name {option}");
+            assert!(
+                error.contains(&format!("`{option}`")),
+                "{error} does not name {option}"
+            );
         };
         let two = &["a", "b"];
-        named("hidden", refusal("hidden", || Classifier::new(base(), Head::sigmoid().hidden(n), two)));
-        named("softmax", refusal("softmax", || Classifier::new(base(), Head::softmax(n), two)));
+        named(
+            "hidden",
+            refusal("hidden", || {
+                Classifier::new(base(), Head::sigmoid().hidden(n), two)
+            }),
+        );
+        named(
+            "softmax",
+            refusal("softmax", || Classifier::new(base(), Head::softmax(n), two)),
+        );
         let sized = || model(Head::sigmoid());
-        named("input_size", refusal("input_size", || sized().input_size(n, n)));
-        named("input_size", refusal("input_size", || sized().input_size(1, n)));
-        named("input_size", refusal("input_size", || sized().fresh_head(n, 32)));
-        named("count", refusal("count", || Augmenter::new().preview(&picture, n, 1)));
+        named(
+            "input_size",
+            refusal("input_size", || sized().input_size(n, n)),
+        );
+        named(
+            "input_size",
+            refusal("input_size", || sized().input_size(1, n)),
+        );
+        named(
+            "input_size",
+            refusal("input_size", || sized().fresh_head(n, 32)),
+        );
+        named(
+            "count",
+            refusal("count", || Augmenter::new().preview(&picture, n, 1)),
+        );
         named("views", refusal("views", || fit(cached(n))));
         named("epochs", refusal("epochs", || fit(trainer().epochs(n))));
-        named("epochs", refusal("epochs", || fit(trainer().phases([Phase::new(n), Phase::new(n)]))));
-        named("batch_size", refusal("batch_size", || fit(trainer().batch_size(n))));
-        named("warmup", refusal("warmup", || fit(trainer().schedule(Schedule::constant().warmup(n)))));
-        named("patience", refusal("patience", || fit(trainer().callback(EarlyStopping::new(n)))));
+        named(
+            "epochs",
+            refusal("epochs", || {
+                fit(trainer().phases([Phase::new(n), Phase::new(n)]))
+            }),
+        );
+        named(
+            "batch_size",
+            refusal("batch_size", || fit(trainer().batch_size(n))),
+        );
+        named(
+            "warmup",
+            refusal("warmup", || {
+                fit(trainer().schedule(Schedule::constant().warmup(n)))
+            }),
+        );
+        named(
+            "patience",
+            refusal(
+                "patience",
+                || fit(trainer().callback(EarlyStopping::new(n))),
+            ),
+        );
         let plateau = ReduceLrOnPlateau::new(0.5, 1).cooldown(n);
-        named("cooldown", refusal("cooldown", || fit(trainer().callback(plateau))));
+        named(
+            "cooldown",
+            refusal("cooldown", || fit(trainer().callback(plateau))),
+        );
         let folder = tempfile::tempdir().unwrap();
         let kept = Checkpoints::new(folder.path()).keep(n);
         named("keep", refusal("keep", || fit(trainer().checkpoint(kept))));
         let load = |loader: Loader| loader.epoch(0).next().unwrap();
-        named("height", refusal("height", || load(Loader::new(&dataset, n, 8))));
-        named("batch_size", refusal("batch", || load(Loader::new(&dataset, 8, 8).batch_size(n))));
+        named(
+            "height",
+            refusal("height", || load(Loader::new(&dataset, n, 8))),
+        );
+        named(
+            "batch_size",
+            refusal("batch", || load(Loader::new(&dataset, 8, 8).batch_size(n))),
+        );
         let own = |outputs| {
             let conv = Layer::Conv(Conv::new("conv", 3, outputs, 3));
             Arch::new("own", vec![BlockTable::new("block", vec![conv])])
         };
         let random = Weights::Random { seed: 1 };
-        named("arch", refusal("arch", || ConvBase::new(own(n), random, &Device::Cpu)));
+        named(
+            "arch",
+            refusal("arch", || ConvBase::new(own(n), random, &Device::Cpu)),
+        );
     }
     // Products, where each factor is in bounds.
     let deep = Head::sigmoid().hidden(65_536).hidden(65_536);
-    let error = refusal("hidden × hidden", || Classifier::new(base(), deep, &["a", "b"]));
+    let error = refusal("hidden × hidden", || {
+        Classifier::new(base(), deep, &["a", "b"])
+    });
     assert!(error.contains("65536 × 65536"), "{error}");
     let large = Loader::new(&dataset, 4096, 4096).batch_size(65_536);
     assert!(refusal("a batch", || large.epoch(0).next().unwrap()).contains("in a batch"));
@@ -135,7 +202,8 @@ fn sizes_in_options_are_bounded_before_they_are_used() {
 
 fn weights(model: &Classifier) -> Vec<Vec<u32>> {
     let head = model.head().tensors().into_iter();
-    head.map(|(_, tensor)| crate::common::numbers::bits(&tensor)).collect()
+    head.map(|(_, tensor)| crate::common::numbers::bits(&tensor))
+        .collect()
 }
 
 /// A head whose numbers are not those it was made with.
@@ -169,7 +237,11 @@ fn another_size_keeps_the_head_or_says_that_it_cannot() {
     let fresh = model.clone().fresh_head(96, 96).unwrap();
     assert_eq!(fresh.size(), (96, 96));
     // Until it has learnt something, a head is made for the size that is wanted, in any order.
-    let built = self::model(flat()).input_size(96, 96).unwrap().input_size(64, 96).unwrap();
+    let built = self::model(flat())
+        .input_size(96, 96)
+        .unwrap()
+        .input_size(64, 96)
+        .unwrap();
     assert_eq!(built.size(), (64, 96));
     assert_eq!(built.base().output_shape(64, 96).unwrap()[1..], [2, 3]);
 }

@@ -35,10 +35,16 @@ fn a_flipped_bit_anywhere_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let (saved, base) = (folder.path().join("model"), folder.path().join("base"));
     model().save(&saved).unwrap();
-    model().base().save(&base, DType::F16, &[("licence", "ours")]).unwrap();
+    model()
+        .base()
+        .save(&base, DType::F16, &[("licence", "ours")])
+        .unwrap();
     let damaged = folder.path().join("damaged");
     for (whole, reads) in [
-        (&saved, Box::new(|p: &Path| load(p).map(|_| ())) as Box<dyn Fn(&Path) -> headstart::Result<()>>),
+        (
+            &saved,
+            Box::new(|p: &Path| load(p).map(|_| ())) as Box<dyn Fn(&Path) -> headstart::Result<()>>,
+        ),
         (&base, Box::new(|p: &Path| weights(p).map(|_| ()))),
     ] {
         reads(whole).unwrap();
@@ -68,11 +74,22 @@ fn files_without_a_checksum_load_as_before() {
     std::fs::write(&old, unsealed(&saved, |_| ())).unwrap();
     let picture = DynamicImage::new_rgb8(40, 40);
     let (now, then) = (load(&saved).unwrap(), load(&old).unwrap());
-    assert_eq!(now.predict(&picture).unwrap(), model.predict(&picture).unwrap());
-    assert_eq!(then.predict(&picture).unwrap(), model.predict(&picture).unwrap());
+    assert_eq!(
+        now.predict(&picture).unwrap(),
+        model.predict(&picture).unwrap()
+    );
+    assert_eq!(
+        then.predict(&picture).unwrap(),
+        model.predict(&picture).unwrap()
+    );
     // The format that has one must have it.
     std::fs::write(&old, unsealed(&saved, |d| d["format"] = 3.into())).unwrap();
-    assert!(load(&old).unwrap_err().to_string().contains("checksum is missing"));
+    assert!(
+        load(&old)
+            .unwrap_err()
+            .to_string()
+            .contains("checksum is missing")
+    );
 }
 
 #[test]
@@ -106,7 +123,10 @@ fn pipes_and_devices_are_not_waited_for() {
             model().predict(path).map(|_| ()).unwrap_err(),
         ] {
             let error = error.to_string();
-            assert!(error.contains("not a") && error.contains(path.to_str().unwrap()), "{error}");
+            assert!(
+                error.contains("not a") && error.contains(path.to_str().unwrap()),
+                "{error}"
+            );
         }
     }
 }
@@ -154,13 +174,19 @@ fn weights_of_another_network_are_told_by_name() {
     );
     let error = ConvBase::vgg16(Weights::file(&path), &Device::Cpu).unwrap_err();
     let error = error.to_string();
-    assert!(error.contains("vgg16_bn") && error.contains("features.2.weight"), "{error}");
+    assert!(
+        error.contains("vgg16_bn") && error.contains("features.2.weight"),
+        "{error}"
+    );
 
     let resnet: Arch = "resnet18".parse().unwrap();
     let base = ConvBase::new(resnet, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
     base.save(&path, DType::F16, &[]).unwrap();
     let error = ConvBase::vgg16(Weights::file(&path), &Device::Cpu).unwrap_err();
-    assert!(error.to_string().contains("weights of `resnet18`"), "{error}");
+    assert!(
+        error.to_string().contains("weights of `resnet18`"),
+        "{error}"
+    );
 }
 
 /// Keeping the best by cloning keeps it.
@@ -172,7 +198,9 @@ fn a_clone_is_another_model() {
     let frozen = trained.base().clone().frozen();
     let all = |model: &Classifier| -> Vec<Vec<u32>> {
         let base = model.base().tensors().into_iter();
-        base.chain(model.head().tensors()).map(|(_, tensor)| bits(&tensor)).collect()
+        base.chain(model.head().tensors())
+            .map(|(_, tensor)| bits(&tensor))
+            .collect()
     };
     let (before, frozen_before) = (all(&kept), frozen.tensors());
     for (_, var) in trained.variables() {

@@ -581,7 +581,10 @@ fn a_damaged_file_of_the_cache_is_fetched_afresh_once() {
             .file()
             .assert_loaded(&load(hub(&server, cache.path())).unwrap(), &VGG11);
         assert!(!server.traffic().0.is_empty());
-        assert!(std::fs::read(&kept).unwrap() == whole, "it is kept as it was");
+        assert!(
+            std::fs::read(&kept).unwrap() == whole,
+            "it is kept as it was"
+        );
         load(hub(&server, cache.path())).unwrap();
         assert!(server.traffic().0.is_empty(), "and not fetched again");
     }
@@ -619,7 +622,13 @@ fn weights_of_another_hash_are_refused() {
     let error = refusal(hub(&server, cache.path()).expect_blake3(&other));
     assert!(error.contains(&other), "{error}");
     assert!(!vgg11_snapshot(cache.path()).join(KEPT).exists());
-    let hash = error.split_once("BLAKE3 hash ").unwrap().1.split_once(',').unwrap().0;
+    let hash = error
+        .split_once("BLAKE3 hash ")
+        .unwrap()
+        .1
+        .split_once(',')
+        .unwrap()
+        .0;
     load(hub(&server, cache.path()).expect_blake3(hash)).unwrap();
     // The same hash is asked of what was kept, in whatever case it is written.
     load(hub(&server, cache.path()).expect_blake3(hash.to_uppercase())).unwrap();
@@ -686,7 +695,10 @@ fn another_download_is_waited_for_and_not_for_ever() {
     lock.lock().unwrap();
     let began = Instant::now();
     let error = refusal(hub(&server, cache.path()).deadline(Duration::from_millis(500)));
-    assert!(error.contains("another process") && error.contains(".lock"), "{error}");
+    assert!(
+        error.contains("another process") && error.contains(".lock"),
+        "{error}"
+    );
     assert!(began.elapsed() < Duration::from_secs(3));
     drop(lock);
     load(hub(&server, cache.path())).unwrap();
@@ -709,7 +721,10 @@ fn links_in_the_cache_are_not_written_through() {
                 false => std::os::unix::fs::symlink(&victim, &link).unwrap(),
             }
             let error = load(hub(&server, cache.path())).unwrap_err().to_string();
-            assert!(error.contains(&name) && error.contains("remove it"), "{error}");
+            assert!(
+                error.contains(&name) && error.contains("remove it"),
+                "{error}"
+            );
             assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
         }
     }

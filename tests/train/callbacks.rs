@@ -7,14 +7,12 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Var};
+use headstart::model::Backbone;
 use headstart::train::Phase;
 use headstart::train::callback::{Callback, CsvLogger, JsonLinesLogger};
 use headstart::train::callback::{EpochBegin, EpochEnd, StepEnd, Stop, TrainBegin};
 use headstart::train::metrics::{EpochRecord, History};
-use headstart::model::Backbone;
-use headstart::{
-    Checkpoints, Classifier, ConvBase, Error, Head, Result, Sgd, Trainer, Weights,
-};
+use headstart::{Checkpoints, Classifier, ConvBase, Error, Head, Result, Sgd, Trainer, Weights};
 
 fn model() -> Classifier {
     Classifier::new(common::frozen_base(), Head::sigmoid(), &["blue", "red"])
@@ -167,7 +165,11 @@ fn a_callback_may_save_weights_and_change_the_rate() {
     // Whoever writes it, the crate reads it.
     let loaded = Classifier::load(&file, &Device::Cpu).unwrap();
     assert_eq!(loaded.class_names(), model.class_names());
-    let base = ConvBase::new(model.base().arch().clone(), Weights::file(&file), &Device::Cpu);
+    let base = ConvBase::new(
+        model.base().arch().clone(),
+        Weights::file(&file),
+        &Device::Cpu,
+    );
     let base = base.unwrap();
     assert_eq!(base.preprocess(), model.preprocess());
     for ((name, own), (_, read)) in model.base().tensors().iter().zip(base.tensors()) {
@@ -282,4 +284,29 @@ fn event_files_hold_the_figures() {
             assert!(record.windows(field.len()).any(|w| w == field), "{tag}");
         }
     }
+}
+
+/// A second run shows beside the first, and a resumed one goes on with the last.
+#[cfg(feature = "tensorboard")]
+#[test]
+fn event_files_of_two_runs_are_two() {
+    use headstart::train::callback::TensorBoard;
+    let (_pictures, dataset) = common::colours(2);
+    let (folder, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files = |folder: &std::path::Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        entries
+            .filter(|entry| entry.as_ref().unwrap().path().is_file())
+            .count()
+    };
+    let run = |trainer: Trainer| {
+        let trainer = trainer.callback(TensorBoard::new(folder.path()));
+        trainer.fit(&mut model(), &dataset, &dataset).unwrap();
+    };
+    run(trainer());
+    run(trainer().resume(kept.path()));
+    run(trainer().resume(kept.path()));
+    run(trainer());
+    let places = ["", "run-2", "run-3", "run-4"].map(|name| files(&folder.path().join(name)));
+    assert_eq!(places, [1, 2, 1, 0]);
 }

@@ -92,7 +92,10 @@ fn a_rate_that_is_too_high_never_leaves_a_number_that_is_none() {
 struct LeaveAfter(usize);
 
 impl Callback for LeaveAfter {
-    fn on_step_end(&mut self, step: &headstart::train::callback::StepEnd) -> Result<ControlFlow<()>> {
+    fn on_step_end(
+        &mut self,
+        step: &headstart::train::callback::StepEnd,
+    ) -> Result<ControlFlow<()>> {
         Ok(if step.step == self.0 {
             ControlFlow::Break(())
         } else {
@@ -124,8 +127,18 @@ fn the_model_is_as_before_the_step_that_failed() {
 fn an_optimizer_moves_all_variables_or_none() {
     let infinite = Tensor::new(&[f32::INFINITY, 0.0], &Device::Cpu).unwrap();
     let optimizers: [fn(Vec<Var>, &Tensor) -> CandleResult<()>; 3] = [
-        |vars, loss| RmsProp::new(0.1).with_variables(vars).unwrap().backward_step(loss),
-        |vars, loss| AdamW::new(0.1).with_variables(vars).unwrap().backward_step(loss),
+        |vars, loss| {
+            RmsProp::new(0.1)
+                .with_variables(vars)
+                .unwrap()
+                .backward_step(loss)
+        },
+        |vars, loss| {
+            AdamW::new(0.1)
+                .with_variables(vars)
+                .unwrap()
+                .backward_step(loss)
+        },
         |vars, loss| {
             let optimizer = Optimizer::from_rule(Leap, 0.1);
             optimizer.with_variables(vars).unwrap().backward_step(loss)
@@ -133,7 +146,12 @@ fn an_optimizer_moves_all_variables_or_none() {
     ];
     for optimize in optimizers {
         let vars = [[1f32, 2.0], [3.0, 4.0]].map(|v| Var::new(&v, &Device::Cpu).unwrap());
-        let loss = (vars[0].sum_all().unwrap() + (vars[1].as_tensor() * &infinite).unwrap().sum_all().unwrap()).unwrap();
+        let loss = (vars[0].sum_all().unwrap()
+            + (vars[1].as_tensor() * &infinite)
+                .unwrap()
+                .sum_all()
+                .unwrap())
+        .unwrap();
         let error = optimize(vars.to_vec(), &loss).unwrap_err().to_string();
         assert!(error.contains("would become"), "{error}");
         assert_eq!(vars[0].to_vec1::<f32>().unwrap(), [1.0, 2.0]);
@@ -145,7 +163,10 @@ fn an_optimizer_moves_all_variables_or_none() {
 fn spoilt(value: f32) -> ConvBase {
     let base = common::frozen_base();
     let tensors = base.tensors();
-    let (name, tensor) = tensors.iter().find(|(name, _)| name == "block5_conv1.weight").unwrap();
+    let (name, tensor) = tensors
+        .iter()
+        .find(|(name, _)| name == "block5_conv1.weight")
+        .unwrap();
     let shape = tensor.shape().clone();
     let mut values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
     values[7] = value;
@@ -197,8 +218,16 @@ fn a_weight_that_is_none_is_no_answer_and_in_no_file() {
 
 #[test]
 fn the_heads_relu_hands_nan_on() {
-    let head = Head::sigmoid().hidden(4).build([2, 1, 1], &Device::Cpu).unwrap();
-    let features = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu).unwrap().reshape((1, 2, 1, 1)).unwrap();
+    let head = Head::sigmoid()
+        .hidden(4)
+        .build([2, 1, 1], &Device::Cpu)
+        .unwrap();
+    let features = |values: [f32; 2]| {
+        Tensor::new(&values, &Device::Cpu)
+            .unwrap()
+            .reshape((1, 2, 1, 1))
+            .unwrap()
+    };
     let logit = |values| -> f32 {
         let logits = head.forward(&features(values), Mode::Infer, None).unwrap();
         logits.flatten_all().unwrap().to_vec1().unwrap()[0]
@@ -226,9 +255,19 @@ fn a_callback_cannot_bring_nan_into_a_checkpoint() {
     let kept = tempfile::tempdir().unwrap();
     let trainer = Trainer::new(Sgd::new(0.01)).epochs(4).callback(Spoil);
     let trainer = trainer.checkpoint(Checkpoints::new(kept.path()));
-    let error = trainer.fit(&mut model(None), &dataset, &dataset).unwrap_err();
-    assert!(error.to_string().contains("`head.") || error.to_string().contains("head."), "{error}");
-    assert!(!kept.path().join("checkpoint-00002-000000.safetensors").exists());
+    let error = trainer
+        .fit(&mut model(None), &dataset, &dataset)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("`head.") || error.to_string().contains("head."),
+        "{error}"
+    );
+    assert!(
+        !kept
+            .path()
+            .join("checkpoint-00002-000000.safetensors")
+            .exists()
+    );
     assert_eq!(error.history().unwrap().epochs.len(), 2);
 }
 
@@ -259,7 +298,10 @@ fn an_error_gives_history_and_best_weights_back() {
     let Error::Interrupted { history, cause } = &error else {
         panic!("{error}");
     };
-    assert!(matches!(**cause, Error::Diverged { epoch: 5, .. }), "{cause}");
+    assert!(
+        matches!(**cause, Error::Diverged { epoch: 5, .. }),
+        "{cause}"
+    );
     assert_eq!(history.epochs.len(), 4);
     let best = history.epochs.iter().filter_map(|epoch| epoch.val_loss);
     let best = best.fold(f64::INFINITY, f64::min);

@@ -10,15 +10,15 @@ mod callbacks;
 mod checkpoints;
 mod crash_resume;
 mod features;
-mod finite;
 mod fine_tune;
+mod finite;
 mod keras_callbacks;
 mod loss;
 #[cfg(target_os = "linux")]
 mod memory;
 mod metrics;
-mod optimizers;
 mod nothing;
+mod optimizers;
 mod own_optimizer;
 mod recipes;
 mod resume;

@@ -10,7 +10,9 @@ use headstart::train::callback::{
     Callback, CsvLogger, JsonLinesLogger, Monitor, ReduceLrOnPlateau, TrainBegin,
 };
 use headstart::train::metrics::{EpochRecord, Evaluation};
-use headstart::{Classifier, Dataset, EarlyStopping, Error, FeatureCache, Head, Result, Sgd, Trainer};
+use headstart::{
+    Classifier, Dataset, EarlyStopping, Error, FeatureCache, Head, Result, Sgd, Trainer,
+};
 use image::{DynamicImage, RgbImage};
 
 fn model() -> Classifier {
@@ -54,7 +56,10 @@ fn warnings(train: &Dataset, validation: &Dataset) -> String {
 #[test]
 fn without_validation_pictures_there_are_no_figures() {
     let (folder, dataset) = common::colours(6);
-    let (csv, json) = (folder.path().join("log.csv"), folder.path().join("log.jsonl"));
+    let (csv, json) = (
+        folder.path().join("log.csv"),
+        folder.path().join("log.jsonl"),
+    );
     for monitor in [Monitor::ValLoss, Monitor::ValAccuracy] {
         let mut model = model();
         let plateau = ReduceLrOnPlateau::new(0.5, 0).monitor(monitor);
@@ -66,21 +71,37 @@ fn without_validation_pictures_there_are_no_figures() {
         let history = trainer.fit(&mut model, &dataset, &empty()).unwrap();
         // Early stopping has nothing to go by, neither to stop nor to go back.
         assert_eq!(history.epochs.len(), 3);
-        assert!(history.epochs.iter().all(|e| e.val_loss.is_none() && e.val_accuracy.is_none()));
+        assert!(
+            history
+                .epochs
+                .iter()
+                .all(|e| e.val_loss.is_none() && e.val_accuracy.is_none())
+        );
         let mut plain = self::model();
         self::trainer().fit(&mut plain, &dataset, &empty()).unwrap();
         let weights = |model: &Classifier| common::numbers::bits(&model.head().tensors()[0].1);
         assert_eq!(weights(&model), weights(&plain), "{monitor:?}");
     }
     let text = std::fs::read_to_string(csv).unwrap();
-    assert!(text.lines().skip(1).all(|line| line.contains(",,,")), "{text}");
+    assert!(
+        text.lines().skip(1).all(|line| line.contains(",,,")),
+        "{text}"
+    );
     let text = std::fs::read_to_string(json).unwrap();
-    let records = text.lines().map(|line| serde_json::from_str::<EpochRecord>(line).unwrap());
-    assert_eq!(records.filter(|record| record.val_loss.is_none()).count(), 6);
+    let records = text
+        .lines()
+        .map(|line| serde_json::from_str::<EpochRecord>(line).unwrap());
+    assert_eq!(
+        records.filter(|record| record.val_loss.is_none()).count(),
+        6
+    );
 
     let score = model().evaluate(&empty()).unwrap();
     assert_eq!((score.loss, score.accuracy, score.auc), (None, None, None));
-    assert!(score.to_string().starts_with("loss –, accuracy –"), "{score}");
+    assert!(
+        score.to_string().starts_with("loss –, accuracy –"),
+        "{score}"
+    );
     let score = Evaluation::from_predictions(&[], &[], &["a", "b"].map(String::from), 0.0);
     assert_eq!(score.unwrap().loss, None);
 }
@@ -109,8 +130,14 @@ fn classes_with_too_few_pictures_are_warned_of() {
         Dataset::from_images(images, &["blue", "red"]).unwrap()
     };
     let told = warnings(&of(&[0, 0, 1]), &of(&[0, 0]));
-    assert!(told.contains("training: one picture alone of class: `red`"), "{told}");
-    assert!(told.contains("validation: no picture of class: `red`"), "{told}");
+    assert!(
+        told.contains("training: one picture alone of class: `red`"),
+        "{told}"
+    );
+    assert!(
+        told.contains("validation: no picture of class: `red`"),
+        "{told}"
+    );
     let told = warnings(&of(&[0, 0, 1, 1]), &empty());
     assert!(told.contains("validation: no pictures"), "{told}");
     assert_eq!(warnings(&of(&[0, 0, 1, 1]), &of(&[0, 1])), "");
@@ -118,7 +145,11 @@ fn classes_with_too_few_pictures_are_warned_of() {
 
 fn spoil(folder: &Path, class: &str, numbers: std::ops::Range<u32>) {
     for number in numbers {
-        std::fs::write(folder.join(format!("{class}/{number}.png")), b"not a picture").unwrap();
+        std::fs::write(
+            folder.join(format!("{class}/{number}.png")),
+            b"not a picture",
+        )
+        .unwrap();
     }
 }
 
@@ -137,10 +168,15 @@ fn a_dataset_that_loses_too_much_is_an_error() {
         let open = || Dataset::open(folder.path()).unwrap();
         // Five of twelve are left.
         for (train, validation) in [(open(), good.clone()), (good.clone(), open())] {
-            let error = trainer().fit(&mut model(), &train, &validation).unwrap_err();
+            let error = trainer()
+                .fit(&mut model(), &train, &validation)
+                .unwrap_err();
             let error = error.to_string();
             assert!(error.contains("5 of 12 pictures can be used"), "{error}");
-            assert!(error.contains("least_usable") && error.contains("blue/0.png"), "{error}");
+            assert!(
+                error.contains("least_usable") && error.contains("blue/0.png"),
+                "{error}"
+            );
         }
         let error = model().evaluate(&open()).unwrap_err().to_string();
         assert!(error.contains("5 of 12"), "{error}");
@@ -149,14 +185,28 @@ fn a_dataset_that_loses_too_much_is_an_error() {
         trainer().fit(&mut model(), &loose, &good).unwrap();
         let strict = open().policy(Policy::Fail).unwrap().least_usable(0.0);
         let error = trainer().fit(&mut model(), &strict, &good).unwrap_err();
-        assert!(matches!(error, Error::Picture { .. }) && error.to_string().contains("blue/0.png"), "{error}");
+        assert!(
+            matches!(error, Error::Picture { .. }) && error.to_string().contains("blue/0.png"),
+            "{error}"
+        );
         let error = trainer().fit(&mut model(), &open().least_usable(1.5), &good);
-        assert!(error.unwrap_err().to_string().contains("`least_usable` is 1.5"));
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("`least_usable` is 1.5")
+        );
         // A class that loses all of its pictures is one, whatever the share.
         spoil(folder.path(), "red", 5..6);
         let train = open().least_usable(0.0);
-        let error = trainer().fit(&mut model(), &train, &good).unwrap_err().to_string();
-        assert!(error.contains("none of the 6 pictures of class `red`"), "{error}");
+        let error = trainer()
+            .fit(&mut model(), &train, &good)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("none of the 6 pictures of class `red`"),
+            "{error}"
+        );
     }
 }
 
@@ -173,6 +223,12 @@ fn pictures_that_go_during_training_end_it() {
             Ok(())
         }
     }
-    let error = trainer().callback(Delete(path)).fit(&mut model(), &dataset, &dataset).unwrap_err();
-    assert!(error.to_string().contains("2 of 12 pictures can be used"), "{error}");
+    let error = trainer()
+        .callback(Delete(path))
+        .fit(&mut model(), &dataset, &dataset)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("2 of 12 pictures can be used"),
+        "{error}"
+    );
 }

@@ -8,9 +8,7 @@ use std::path::Path;
 use headstart::train::Phase;
 use headstart::train::metrics::History;
 use headstart::train::optimizer::Schedule;
-use headstart::{
-    AdamW, Augmenter, Checkpoints, Classifier, Dataset, EarlyStopping, Head, Trainer,
-};
+use headstart::{AdamW, Augmenter, Checkpoints, Classifier, Dataset, EarlyStopping, Head, Trainer};
 
 fn model() -> Classifier {
     let head = Head::sigmoid().hidden(4).dropout(0.3);
@@ -50,14 +48,28 @@ fn a_run_may_be_made_longer() {
     let resumed = |trainer: Trainer| trainer.resume(kept.path());
     // `resume` alone keeps checkpoints there too.
     assert_eq!(end(&resumed(trainer(2)), &dataset).1.len(), 2);
-    assert!(kept.path().join("checkpoint-00002-000000.safetensors").exists());
+    assert!(
+        kept.path()
+            .join("checkpoint-00002-000000.safetensors")
+            .exists()
+    );
     assert_eq!(end(&resumed(trainer(3)), &dataset).1.len(), 3);
     assert!(end(&resumed(trainer(4)), &dataset) == expected);
     // Fewer than are made is nothing that can be done.
-    let error = resumed(trainer(3)).fit(&mut model(), &dataset, &dataset).unwrap_err();
-    assert!(error.to_string().contains("4 epochs of its phase are made, of 3"), "{error}");
+    let error = resumed(trainer(3))
+        .fit(&mut model(), &dataset, &dataset)
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("4 epochs of its phase are made, of 3"),
+        "{error}"
+    );
     // All else is as it was.
-    let error = resumed(trainer(5)).seed(9).fit(&mut model(), &dataset, &dataset).unwrap_err();
+    let error = resumed(trainer(5))
+        .seed(9)
+        .fit(&mut model(), &dataset, &dataset)
+        .unwrap_err();
     assert!(error.to_string().contains("`seed` is 9"), "{error}");
 }
 
@@ -66,7 +78,11 @@ fn a_run_may_be_made_longer() {
 fn a_schedule_runs_over_the_new_length() {
     let (_folder, dataset) = common::colours(4);
     let kept = tempfile::tempdir().unwrap();
-    let trainer = |epochs| trainer(epochs).schedule(Schedule::cosine(0.0)).resume(kept.path());
+    let trainer = |epochs| {
+        trainer(epochs)
+            .schedule(Schedule::cosine(0.0))
+            .resume(kept.path())
+    };
     end(&trainer(2), &dataset);
     let rates = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     struct Rates(std::sync::Arc<std::sync::Mutex<Vec<f64>>>);
@@ -80,7 +96,9 @@ fn a_schedule_runs_over_the_new_length() {
         }
     }
     end(&trainer(4).callback(Rates(rates.clone())), &dataset);
-    let expected: Vec<f64> = (4..8).map(|step| Schedule::cosine(0.0).learning_rate(1e-3, step, 8)).collect();
+    let expected: Vec<f64> = (4..8)
+        .map(|step| Schedule::cosine(0.0).learning_rate(1e-3, step, 8))
+        .collect();
     assert_eq!(*rates.lock().unwrap(), expected);
 }
 
@@ -89,13 +107,18 @@ fn phases_after_the_one_it_is_in_may_be_longer_and_earlier_ones_not() {
     let (_folder, dataset) = common::colours(4);
     let kept = tempfile::tempdir().unwrap();
     let run = |first, second| {
-        let trainer = Trainer::new(AdamW::new(1e-3)).batch_size(4).resume(kept.path());
+        let trainer = Trainer::new(AdamW::new(1e-3))
+            .batch_size(4)
+            .resume(kept.path());
         trainer.phases([Phase::new(first).frozen(), Phase::new(second).frozen()])
     };
     assert_eq!(end(&run(1, 1), &dataset).1.len(), 2);
     assert_eq!(end(&run(1, 3), &dataset).1.len(), 4);
     let error = run(2, 3).fit(&mut model(), &dataset, &dataset).unwrap_err();
-    assert!(error.to_string().contains("`phases.0.epochs` is 2"), "{error}");
+    assert!(
+        error.to_string().contains("`phases.0.epochs` is 2"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -117,8 +140,16 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn pictures_that_differ_are_named_in_words() {
     let changes: [(&str, fn(&Path), &[&str]); 7] = [
-        ("more", |f| copy(&f.join("red/0.png"), &f.join("red/9.png")), &["`red/9.png` is new"]),
-        ("fewer", |f| std::fs::remove_file(f.join("red/3.png")).unwrap(), &["`red/3.png` is gone"]),
+        (
+            "more",
+            |f| copy(&f.join("red/0.png"), &f.join("red/9.png")),
+            &["`red/9.png` is new"],
+        ),
+        (
+            "fewer",
+            |f| std::fs::remove_file(f.join("red/3.png")).unwrap(),
+            &["`red/3.png` is gone"],
+        ),
         (
             "replaced",
             |f| copy(&f.join("red/0.png"), &f.join("red/1.png")),
@@ -142,14 +173,21 @@ fn pictures_that_differ_are_named_in_words() {
                 std::fs::rename(&b, &a).unwrap();
                 std::fs::rename(&c, &b).unwrap();
             },
-            &["`red/1.png` has other contents", "`blue/1.png` has other contents"],
+            &[
+                "`red/1.png` has other contents",
+                "`blue/1.png` has other contents",
+            ],
         ),
         ("nothing", |_| (), &[]),
     ];
     for (what, change, words) in changes {
         let (folder, dataset) = common::colours(4);
         let kept = tempfile::tempdir().unwrap();
-        let run = |epochs| trainer(epochs).checkpoint(Checkpoints::new(kept.path())).resume(kept.path());
+        let run = |epochs| {
+            trainer(epochs)
+                .checkpoint(Checkpoints::new(kept.path()))
+                .resume(kept.path())
+        };
         end(&run(1), &dataset);
         change(folder.path());
         let changed = Dataset::open(folder.path()).unwrap();
@@ -159,7 +197,10 @@ fn pictures_that_differ_are_named_in_words() {
             Err(error) => {
                 let error = error.to_string();
                 assert!(error.contains("training pictures"), "{what}: {error}");
-                assert!(!words.is_empty() && words.iter().all(|word| error.contains(word)), "{what}: {error}");
+                assert!(
+                    !words.is_empty() && words.iter().all(|word| error.contains(word)),
+                    "{what}: {error}"
+                );
             }
         }
     }
@@ -197,29 +238,60 @@ fn a_position_that_cannot_be_is_refused() {
     let changes: [(&str, fn(&mut serde_json::Value)); 13] = [
         ("phase", |d| d["position"]["phase"] = json!(7)),
         ("phase", |d| d["position"]["phase"] = json!(u64::MAX)),
-        ("epochs of its phase", |d| d["position"]["phase_epochs"] = json!(99)),
-        ("epochs are made", |d| d["position"]["phase_epochs"] = json!(0)),
-        ("steps of its phase", |d| d["position"]["phase_steps"] = json!(1_000_000)),
+        ("epochs of its phase", |d| {
+            d["position"]["phase_epochs"] = json!(99)
+        }),
+        ("epochs are made", |d| {
+            d["position"]["phase_epochs"] = json!(0)
+        }),
+        ("steps of its phase", |d| {
+            d["position"]["phase_steps"] = json!(1_000_000)
+        }),
         ("step", |d| d["position"]["step"] = json!(u64::MAX)),
-        ("learning rate", |d| d["position"]["learning_rate"] = json!(-1e-3)),
-        ("unfinished epoch", |d| d["position"]["seconds"] = json!(-1.0)),
-        ("unfinished epoch", |d| d["position"]["mean"]["pictures"] = json!(1_000_000)),
-        ("unfinished epoch", |d| d["position"]["mean"]["correct"] = json!(8)),
-        ("figures of epoch 1", |d| d["position"]["history"]["epochs"][0]["accuracy"] = json!(7.0)),
-        ("figures of epoch 1", |d| d["position"]["history"]["epochs"][0]["epoch"] = json!(5)),
+        ("learning rate", |d| {
+            d["position"]["learning_rate"] = json!(-1e-3)
+        }),
+        ("unfinished epoch", |d| {
+            d["position"]["seconds"] = json!(-1.0)
+        }),
+        ("unfinished epoch", |d| {
+            d["position"]["mean"]["pictures"] = json!(1_000_000)
+        }),
+        ("unfinished epoch", |d| {
+            d["position"]["mean"]["correct"] = json!(8)
+        }),
+        ("figures of epoch 1", |d| {
+            d["position"]["history"]["epochs"][0]["accuracy"] = json!(7.0)
+        }),
+        ("figures of epoch 1", |d| {
+            d["position"]["history"]["epochs"][0]["epoch"] = json!(5)
+        }),
         ("callback states", |d| d["callbacks"] = json!([])),
     ];
     for (named, change) in changes {
         let kept = tempfile::tempdir().unwrap();
-        let run = |epochs| trainer(epochs).callback(EarlyStopping::new(3)).resume(kept.path());
+        let run = |epochs| {
+            trainer(epochs)
+                .callback(EarlyStopping::new(3))
+                .resume(kept.path())
+        };
         end(&run(1), &dataset);
-        meddle(&kept.path().join("checkpoint-00001-000000.safetensors"), change);
-        let error = run(2).fit(&mut model(), &dataset, &dataset).unwrap_err().to_string();
+        meddle(
+            &kept.path().join("checkpoint-00001-000000.safetensors"),
+            change,
+        );
+        let error = run(2)
+            .fit(&mut model(), &dataset, &dataset)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(named), "{error} does not name {named}");
     }
     // Unmeddled, and with a list of pictures that none had in format 2.
     let kept = tempfile::tempdir().unwrap();
     end(&trainer(1).resume(kept.path()), &dataset);
-    meddle(&kept.path().join("checkpoint-00001-000000.safetensors"), |d| d["format"] = json!(2));
+    meddle(
+        &kept.path().join("checkpoint-00001-000000.safetensors"),
+        |d| d["format"] = json!(2),
+    );
     assert_eq!(end(&trainer(2).resume(kept.path()), &dataset).1.len(), 2);
 }

@@ -43,7 +43,10 @@ fn another_process_is_refused_and_a_killed_one_taken_over() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let error = fit(folder.path()).unwrap_err().to_string();
-    assert!(error.contains(&format!("process {}", child.id())), "{error}");
+    assert!(
+        error.contains(&format!("process {}", child.id())),
+        "{error}"
+    );
     assert!(error.contains("another folder"), "{error}");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -55,6 +58,8 @@ fn another_process_is_refused_and_a_killed_one_taken_over() {
 #[test]
 fn runs_of_one_process_are_told_apart_too() {
     let folder = tempfile::tempdir().unwrap();
+    // Somebody else's folder of an odd name is left alone.
+    std::fs::create_dir(folder.path().join(".headstart-x")).unwrap();
     let taken = RunFolder::take(folder.path()).unwrap();
     assert!(fit(folder.path()).is_err());
     drop(taken);

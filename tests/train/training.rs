@@ -35,7 +35,13 @@ fn trainer(learning_rate: f64) -> Trainer {
 /// A history without its clock.
 fn losses(history: &History) -> Vec<[u64; 4]> {
     let bits = |e: &headstart::train::metrics::EpochRecord| {
-        [e.loss, e.accuracy, e.val_loss.unwrap(), e.val_accuracy.unwrap()].map(f64::to_bits)
+        [
+            e.loss,
+            e.accuracy,
+            e.val_loss.unwrap(),
+            e.val_accuracy.unwrap(),
+        ]
+        .map(f64::to_bits)
     };
     history.epochs.iter().map(bits).collect()
 }

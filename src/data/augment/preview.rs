@@ -20,7 +20,11 @@ impl Augmenter {
         self.check()?;
         bounds::within("count", count, 1..=bounds::SHEET)?;
         let (width, height) = picture.dimensions();
-        let factors = [count, width as usize + GAP as usize, height as usize + GAP as usize];
+        let factors = [
+            count,
+            width as usize + GAP as usize,
+            height as usize + GAP as usize,
+        ];
         bounds::product("count", &factors, bounds::SHEET_PIXELS, "pixels")?;
         let columns = (count as f64).sqrt().ceil() as u32;
         let rows = (count as u32).div_ceil(columns);

@@ -157,8 +157,12 @@ impl Source<'_> {
     /// The two pixels a coordinate lies between, and how far it is from the first to the second.
     fn neighbours(&self, at: f64, length: usize) -> (usize, usize, f32) {
         let last = (length - 1) as f64;
-        // Sums of huge numbers may be infinite or none at all, which `min` and `max` pass over.
-        let at = at.max(-FAR).min(FAR);
+        // Sums of huge numbers may be infinite, or none at all.
+        let at = if at.is_nan() {
+            0.0
+        } else {
+            at.clamp(-FAR, FAR)
+        };
         let at = match self.fill {
             FillMode::Nearest | FillMode::Constant(_) => at.clamp(0.0, last),
             FillMode::Wrap if self.keras_compat && length > 1 => keras_wrap(at, last),

@@ -1,8 +1,8 @@
 //! How many pictures of a dataset can be used, and how many have to be.
 
+use super::Dataset;
 use super::problem::Problem;
 use super::scan::dataset_error;
-use super::Dataset;
 use crate::error::{Error, Result};
 use crate::words::some;
 
@@ -45,7 +45,9 @@ impl Dataset {
         let all = self.items.len() + self.unlisted.len();
         let named = self.named(&skipped);
         let count = skipped.len();
-        Some(format!("{what}: {count} of {all} pictures skipped: {named}"))
+        Some(format!(
+            "{what}: {count} of {all} pictures skipped: {named}"
+        ))
     }
 
     fn named(&self, problems: &[Problem]) -> String {
@@ -69,19 +71,26 @@ impl Dataset {
         if skipped.is_empty() {
             return Ok(());
         }
-        let lost: std::collections::HashSet<_> =
-            skipped.iter().map(|problem| problem.path.as_path()).collect();
+        let lost: std::collections::HashSet<_> = skipped
+            .iter()
+            .map(|problem| problem.path.as_path())
+            .collect();
         let mut usable = vec![0; self.class_names.len()];
         for item in self.items.iter() {
             if !lost.contains(item.path.as_path()) {
                 usable[item.label] += 1;
             }
         }
-        let counts = self.counts().into_iter().zip(&usable).zip(&self.class_names);
+        let counts = self
+            .counts()
+            .into_iter()
+            .zip(&usable)
+            .zip(&self.class_names);
         for ((count, usable), name) in counts {
             if count > 0 && *usable == 0 {
                 let named = self.named(&skipped);
-                let reason = format!("none of the {count} pictures of class `{name}` can be used: {named}");
+                let reason =
+                    format!("none of the {count} pictures of class `{name}` can be used: {named}");
                 return Err(dataset_error(&self.root, reason));
             }
         }

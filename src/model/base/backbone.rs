@@ -12,8 +12,8 @@ use crate::bounds;
 use crate::data::{Preprocess, Resize};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Isa};
-use crate::model::arch::layer::{Conv, Layer};
 use crate::model::arch::Arch;
+use crate::model::arch::layer::{Conv, Layer};
 use crate::model::backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBackbone};
 use crate::model::weights::ConvTensors;
 

@@ -29,7 +29,10 @@ impl Head {
 impl HeadLayers {
     /// Whether its parameters are still those it was made with.
     pub(crate) fn is_fresh(&self) -> Result<bool> {
-        let made = self.config().build(self.features(), &Device::Cpu)?.tensors();
+        let made = self
+            .config()
+            .build(self.features(), &Device::Cpu)?
+            .tensors();
         let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
             let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
             Ok(values.into_iter().map(f32::to_bits).collect())

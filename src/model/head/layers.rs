@@ -217,8 +217,7 @@ impl HeadLayers {
 
 /// max(x, 0), and NaN of what is not finite: candle's makes 0 of NaN, which would then pass for an answer.
 fn relu(x: &Tensor) -> Result<Tensor> {
-    let plain = x.detach();
-    Ok((x.relu()? + (&plain - &plain)?)?)
+    Ok((x.relu()? + (x.detach() * 0.0)?)?)
 }
 
 impl Dense {

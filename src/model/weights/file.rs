@@ -13,6 +13,7 @@ use super::tensors::{ConvTensors, check_values};
 use crate::data::Preprocess;
 use crate::error::{Cause, While};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::arch::Arch;
 use crate::model::names;
 use crate::tensor_file::TensorFile;
@@ -22,7 +23,8 @@ pub(super) type Loaded = (Vec<ConvTensors>, Preprocess);
 
 /// Reads what a table needs from a file.
 pub(super) fn load(path: &Path, arch: &Arch, device: &Device) -> Result<Loaded> {
-    WeightFile::new(path, TensorFile::open(path))?.load(arch, device)
+    let file = files::open(path).map_err(Error::io(path))?;
+    read(path, file, arch, device)
 }
 
 /// The same from a file's content; errors name `path`.

@@ -28,5 +28,8 @@ pub(super) fn guess(
         return Some(format!("{found}; `{wanted}` has none"));
     }
     let first = names.first()?;
-    Some(format!("the file has `{first}` and {} more", names.len() - 1))
+    Some(format!(
+        "the file has `{first}` and {} more",
+        names.len() - 1
+    ))
 }

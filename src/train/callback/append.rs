@@ -32,15 +32,23 @@ pub(super) fn begin(
     }
     require(path, kept.iter().all(|line| is_line(line)))?;
     if !lines.is_empty() {
-        let last_run = kept.iter().rposition(|line| is_first(line)).unwrap_or(kept.len());
-        if kept[last_run..].iter().zip(lines).all(|(held, own)| held == own) {
+        let last_run = kept
+            .iter()
+            .rposition(|line| is_first(line))
+            .unwrap_or(kept.len());
+        if kept[last_run..]
+            .iter()
+            .zip(lines)
+            .all(|(held, own)| held == own)
+        {
             kept.truncate(last_run);
         }
     }
     let kept: Vec<&str> = header.into_iter().chain(kept).collect();
     atomic_file::write(path, |file| {
         let all = kept.iter().copied().chain(lines.iter().map(String::as_str));
-        all.into_iter().try_for_each(|line| writeln!(file, "{line}"))
+        all.into_iter()
+            .try_for_each(|line| writeln!(file, "{line}"))
     })
 }
 
@@ -48,7 +56,8 @@ fn require(path: &Path, is_log: bool) -> Result<()> {
     if is_log {
         return Ok(());
     }
-    let reason = "it holds something else, which is not written over: choose another file, or delete it";
+    let reason =
+        "it holds something else, which is not written over: choose another file, or delete it";
     Err(Error::format("a log of epochs", path)(reason))
 }
 

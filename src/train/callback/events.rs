@@ -138,7 +138,11 @@ impl<'a> EpochEnd<'a> {
             variables: &[],
             save: &|path| {
                 let found = "an event made by hand, which has no model";
-                Err(Error::mismatch(path.display().to_string(), found, "the event of a run"))
+                Err(Error::mismatch(
+                    path.display().to_string(),
+                    found,
+                    "the event of a run",
+                ))
             },
         }
     }

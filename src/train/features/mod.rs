@@ -259,7 +259,10 @@ impl Features {
             1 => "features".to_owned(),
             views => format!("features, view {}/{views}", view + 1),
         };
-        progress::line(&format!("{what}: {}", count(self.pictures.dataset().len(), "picture")));
+        progress::line(&format!(
+            "{what}: {}",
+            count(self.pictures.dataset().len(), "picture")
+        ));
         bar.set_prefix(what);
         bar
     }

@@ -177,7 +177,8 @@ impl Checkpoint {
         let lists = self.pictures.iter().flatten().zip(pictures);
         for ((then, now), what) in lists.zip(["training", "validation"]) {
             if let Some(words) = pictures::difference(then, now) {
-                let reason = format!("the {what} pictures are others than the run was begun with: {words}");
+                let reason =
+                    format!("the {what} pictures are others than the run was begun with: {words}");
                 return Err(unfit(reason));
             }
         }

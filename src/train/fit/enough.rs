@@ -15,7 +15,9 @@ pub(super) fn check(train: &Dataset) -> Result<()> {
         .collect();
     let reason = match present.as_slice() {
         [] => "no pictures to train on".to_owned(),
-        [only] => format!("pictures of class `{only}` alone: two classes or more are needed to train"),
+        [only] => {
+            format!("pictures of class `{only}` alone: two classes or more are needed to train")
+        }
         _ => return Ok(()),
     };
     Err(Error::Dataset {

@@ -128,12 +128,19 @@ impl Options {
     pub(super) fn check<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
         self.check_alone()?;
         let phases = self.plan();
-        phases.iter().try_for_each(|phase| phase.check_blocks(model))?;
+        phases
+            .iter()
+            .try_for_each(|phase| phase.check_blocks(model))?;
         self.check_block_learning_rates(model)?;
         self.loss.check(model.class_names().len())?;
         let (height, width) = model.size();
         let factors = [self.batch_size, 3, height, width];
-        bounds::product("batch_size", &factors, bounds::BATCH_NUMBERS, "numbers in a batch")?;
+        bounds::product(
+            "batch_size",
+            &factors,
+            bounds::BATCH_NUMBERS,
+            "numbers in a batch",
+        )?;
         self.check_resume()
     }
 

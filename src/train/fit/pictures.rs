@@ -56,7 +56,10 @@ pub(super) fn difference(then: &str, now: &str) -> Option<String> {
             Some(_) => {}
         }
     }
-    let mut lost: Vec<String> = gone.values().map(|path| format!("`{path}` is gone")).collect();
+    let mut lost: Vec<String> = gone
+        .values()
+        .map(|path| format!("`{path}` is gone"))
+        .collect();
     lost.sort_unstable();
     found.extend(lost);
     if found.is_empty() {
@@ -87,19 +90,39 @@ mod tests {
     fn differences_are_told_in_words() {
         let then = "0 0 aa a/1.jpg\n1 0 bb a/2.jpg\n2 1 cc b/3.jpg\n";
         for (now, words) in [
-            ("0 0 aa a/1.jpg\n1 0 bb a/2.jpg\n2 1 cc b/3.jpg\n3 1 dd b/4.jpg\n", "`b/4.jpg` is new"),
+            (
+                "0 0 aa a/1.jpg\n1 0 bb a/2.jpg\n2 1 cc b/3.jpg\n3 1 dd b/4.jpg\n",
+                "`b/4.jpg` is new",
+            ),
             ("0 0 aa a/1.jpg\n1 1 cc b/3.jpg\n", "`a/2.jpg` is gone"),
-            ("0 0 aa a/1.jpg\n1 0 ee a/2.jpg\n2 1 cc b/3.jpg\n", "`a/2.jpg` has other contents"),
-            ("0 0 aa a/1.jpg\n1 0 bb a/9.jpg\n2 1 cc b/3.jpg\n", "`a/2.jpg` is now `a/9.jpg`"),
-            ("0 0 aa a/1.jpg\n1 1 bb b/2.jpg\n2 1 cc b/3.jpg\n", "`a/2.jpg` is now `b/2.jpg`"),
-            ("0 1 aa a/1.jpg\n1 0 bb a/2.jpg\n2 1 cc b/3.jpg\n", "`a/1.jpg` is of another class"),
-            ("1 0 bb a/2.jpg\n0 0 aa a/1.jpg\n2 1 cc b/3.jpg\n", "another order"),
+            (
+                "0 0 aa a/1.jpg\n1 0 ee a/2.jpg\n2 1 cc b/3.jpg\n",
+                "`a/2.jpg` has other contents",
+            ),
+            (
+                "0 0 aa a/1.jpg\n1 0 bb a/9.jpg\n2 1 cc b/3.jpg\n",
+                "`a/2.jpg` is now `a/9.jpg`",
+            ),
+            (
+                "0 0 aa a/1.jpg\n1 1 bb b/2.jpg\n2 1 cc b/3.jpg\n",
+                "`a/2.jpg` is now `b/2.jpg`",
+            ),
+            (
+                "0 1 aa a/1.jpg\n1 0 bb a/2.jpg\n2 1 cc b/3.jpg\n",
+                "`a/1.jpg` is of another class",
+            ),
+            (
+                "1 0 bb a/2.jpg\n0 0 aa a/1.jpg\n2 1 cc b/3.jpg\n",
+                "another order",
+            ),
         ] {
             let told = difference(then, now).unwrap();
             assert!(told.contains(words), "{told} does not say {words}");
         }
         assert_eq!(difference(then, then), None);
-        let many: String = (0..9).map(|n| format!("{n} 0 {n}{n} a/{n}.jpg\n")).collect();
+        let many: String = (0..9)
+            .map(|n| format!("{n} 0 {n}{n} a/{n}.jpg\n"))
+            .collect();
         assert!(difference("", &many).unwrap().ends_with("and 4 more"));
     }
 }

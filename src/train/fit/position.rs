@@ -75,11 +75,15 @@ impl Position {
         let made = self.history.epochs.len();
         if !(self.phase_epochs..=before + self.phase_epochs).contains(&made) {
             let found = self.phase_epochs;
-            return Err(format!("{made} epochs are made, {found} of them in its phase"));
+            return Err(format!(
+                "{made} epochs are made, {found} of them in its phase"
+            ));
         }
         if self.step > steps || self.phase_steps > (self.phase_epochs + 1) * steps {
             let (step, made) = (self.step, self.phase_steps);
-            return Err(format!("step {step} and {made} steps of its phase, with {steps} an epoch"));
+            return Err(format!(
+                "step {step} and {made} steps of its phase, with {steps} an epoch"
+            ));
         }
         if !not_negative(self.learning_rate) {
             return Err(format!("its learning rate is {}", self.learning_rate));

@@ -13,9 +13,9 @@ use super::checkpoints::Checkpoints;
 use super::options::Options;
 use super::phase::Phase;
 use super::position::{Mean, Next, Position};
-use super::{enough, pictures};
 use super::settings::settings;
 use super::step::TrainStep;
+use super::{enough, pictures};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::finite;
@@ -238,8 +238,14 @@ impl<'a, B: Backbone> Run<'a, B> {
             ));
         }
         let steps = self.train.len().div_ceil(self.options.batch_size);
-        let impossible = |reason| unfit(format!("the run cannot be where the checkpoint says: {reason}"));
-        let checked = checkpoint.position.check(&self.phases, steps, self.train.len());
+        let impossible = |reason| {
+            unfit(format!(
+                "the run cannot be where the checkpoint says: {reason}"
+            ))
+        };
+        let checked = checkpoint
+            .position
+            .check(&self.phases, steps, self.train.len());
         checked.map_err(impossible)?;
         // A block that an earlier phase trained and a later one froze takes its weights while it is trainable.
         for phase in self.phases.iter().take(checkpoint.position.phase + 1) {

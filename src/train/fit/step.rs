@@ -125,11 +125,7 @@ impl TrainStep {
 }
 
 /// Where a loss that is NaN or infinite comes from: the first weight that is, or else the logits, or the loss itself.
-fn origin<B: Backbone>(
-    model: &Classifier<B>,
-    logits: &Tensor,
-    loss: f32,
-) -> Result<(String, f32)> {
+fn origin<B: Backbone>(model: &Classifier<B>, logits: &Tensor, loss: f32) -> Result<(String, f32)> {
     if let Some(weight) = finite::first_tensor(model.tensors())? {
         return Ok(weight);
     }

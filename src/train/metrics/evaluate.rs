@@ -8,9 +8,9 @@ use crate::data::Batch;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
+use crate::train::batches::BatchSource;
 use crate::words::count;
 use crate::{finite, progress};
-use crate::train::batches::BatchSource;
 
 /// Pictures that are scored together.
 const BATCH: usize = 32;

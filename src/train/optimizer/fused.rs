@@ -154,10 +154,7 @@ impl Stretch<'_> {
         let (weight, weight_after) = self.weight.split_at(at);
         let (next, next_after) = self.next.split(at);
         (
-            Self {
-                weight,
-                next,
-            },
+            Self { weight, next },
             Self {
                 weight: weight_after,
                 next: next_after,

@@ -89,7 +89,9 @@ impl<R: UpdateRule> candle_nn::Optimizer for Optimizer<R> {
 
     /// Updates every variable that has a gradient; or none, with an error, where one would become NaN or infinite.
     fn step(&mut self, gradients: &GradStore) -> CandleResult<()> {
-        let wrong = self.states.step(&self.rule, self.learning_rate, gradients)?;
+        let wrong = self
+            .states
+            .step(&self.rule, self.learning_rate, gradients)?;
         match wrong {
             None => Ok(()),
             Some((variable, value)) => {

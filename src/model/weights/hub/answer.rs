@@ -101,7 +101,9 @@ pub(super) fn ask(
             in_window: 0,
         }));
     }
-    Err(Failure::Refused(format!("more than {MAX_REDIRECTS} redirects")))
+    Err(Failure::Refused(format!(
+        "more than {MAX_REDIRECTS} redirects"
+    )))
 }
 
 /// Where an answer begins and ends in the file, and how long that is.

@@ -242,12 +242,13 @@ impl<'a> Download<'a> {
         let Some(expected) = self.hub.expected(self.source) else {
             return Ok(());
         };
-        let hash = super::hash_of_ranges(file, &[plan.header.len() as u64..plan.length()]);
+        let hash = super::hash_of_range(file, plan.header.len() as u64..plan.length());
         let found = hash.map_err(|error| self.source.error(error))?;
         if found == expected {
             return Ok(());
         }
-        let reason = format!("the weights have the BLAKE3 hash {found}, where {expected} is expected");
+        let reason =
+            format!("the weights have the BLAKE3 hash {found}, where {expected} is expected");
         Err(self.source.error(reason))
     }
 
@@ -405,7 +406,10 @@ fn progress_bar(source: &Source, length: u64) -> ProgressBar {
     let template = "{msg} {bar:24} {binary_bytes}/{binary_total_bytes} {eta} left";
     let bar = progress::bar(length, template);
     let megabytes = length as f64 / 1e6;
-    progress::line(&format!("fetching {}: {megabytes:.1} MB", source.repository));
+    progress::line(&format!(
+        "fetching {}: {megabytes:.1} MB",
+        source.repository
+    ));
     bar.set_message(source.repository.clone());
     bar
 }

@@ -212,14 +212,17 @@ impl Hub {
         if !is_ours && let Some(expected) = named_hash(path) {
             let found = sha256(path).map_err(Error::io(path))?;
             if found != expected {
-                let reason = format!("damaged: its SHA-256 is {found}, and its name says {expected}");
+                let reason =
+                    format!("damaged: its SHA-256 is {found}, and its name says {expected}");
                 return Err(damaged(reason));
             }
         }
         if let (true, Some(expected)) = (is_ours, self.expected(source)) {
             let found = hash_of_kept(path).map_err(Error::io(path))?;
             if found != expected {
-                let reason = format!("the weights have the BLAKE3 hash {found}, where {expected} is expected");
+                let reason = format!(
+                    "the weights have the BLAKE3 hash {found}, where {expected} is expected"
+                );
                 return Err(damaged(reason));
             }
         }
@@ -257,14 +260,12 @@ fn hash_of_kept(path: &Path) -> io::Result<String> {
     file.read_exact(&mut length)?;
     let start = u64::from_le_bytes(length).min(bounds::HEADER) + 8;
     let end = file.metadata()?.len();
-    hash_of_ranges(&mut file, &[start..end.max(start)])
+    hash_of_range(&mut file, start..end.max(start))
 }
 
-fn hash_of_ranges(file: &mut File, ranges: &[Range<u64>]) -> io::Result<String> {
+fn hash_of_range(file: &mut File, range: Range<u64>) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for range in ranges {
-        file.seek(SeekFrom::Start(range.start))?;
-        hasher.update_reader(Read::by_ref(file).take(range.end - range.start))?;
-    }
+    file.seek(SeekFrom::Start(range.start))?;
+    hasher.update_reader(Read::by_ref(file).take(range.end - range.start))?;
     Ok(hasher.finalize().to_hex().to_string())
 }

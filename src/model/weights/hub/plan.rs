@@ -41,8 +41,14 @@ impl Plan {
         wanted.sort_by_key(|(_, info)| info.data_offsets);
 
         let metadata = BTreeMap::from([
-            (names::PREPROCESS.to_owned(), source.weights.preprocess.to_string()),
-            ("source".to_owned(), format!("{}@{}", source.repository, source.revision)),
+            (
+                names::PREPROCESS.to_owned(),
+                source.weights.preprocess.to_string(),
+            ),
+            (
+                "source".to_owned(),
+                format!("{}@{}", source.repository, source.revision),
+            ),
         ]);
         let mut entries = serde_json::Map::new();
         let mut ranges: Vec<Range<u64>> = Vec::new();
