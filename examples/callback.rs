@@ -48,12 +48,12 @@ impl Callback for Overfitting {
             record.loss,
             bar(record.loss)
         );
-        println!(
-            "          validation {:.3} {}",
-            record.val_loss,
-            bar(record.val_loss)
-        );
-        let runs_away = record.loss < self.share * record.val_loss;
+        // Without validation pictures there is no figure.
+        let Some(val_loss) = record.val_loss else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        println!("          validation {val_loss:.3} {}", bar(val_loss));
+        let runs_away = record.loss < self.share * val_loss;
         self.run = if runs_away { self.run + 1 } else { 0 };
         // `Stop::Phase` would go on with the next phase, where there is one.
         Ok(match self.run < self.patience {

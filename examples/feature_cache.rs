@@ -57,6 +57,7 @@ fn main() -> Result<()> {
 
 fn report(what: &str, history: &History) {
     let seconds: f64 = history.epochs.iter().map(|epoch| epoch.seconds).sum();
-    let accuracy = history.last().map_or(f64::NAN, |epoch| epoch.val_accuracy);
-    println!("{what:38} {seconds:5.1} s, validation accuracy {accuracy:.3}");
+    let accuracy = history.last().and_then(|epoch| epoch.val_accuracy);
+    let accuracy = accuracy.map_or("–".to_owned(), |accuracy| format!("{accuracy:.3}"));
+    println!("{what:38} {seconds:5.1} s, validation accuracy {accuracy}");
 }

@@ -43,7 +43,8 @@ pub(crate) fn write(
 pub(crate) fn clear_leftovers(folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let entry = entry.map_err(Error::io(folder))?;
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && entry.file_name().to_string_lossy().starts_with(PREFIX) {
             std::fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
         }
     }

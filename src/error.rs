@@ -1,6 +1,10 @@
 //! One error type for the whole crate: each variant names the file, tensor or option at fault.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use crate::history::History;
+use crate::words::count;
 
 /// What lies behind an [`Error`]: another error, or a sentence where there is none.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -9,7 +13,9 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, grouped by who can mend it.
-#[derive(Debug, thiserror::Error)]
+///
+/// `{:?}` is the same sentence as `{}`: it is what a `main` that returns a [`Result`] prints.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     // Options: the caller's code.
@@ -82,12 +88,14 @@ pub enum Error {
 
     // Weight and model files.
     /// A weight file without a tensor that the base needs.
-    #[error("weights {path}: tensor `{tensor}` is missing", path = path.display())]
+    #[error("weights {path}: tensor `{tensor}` is missing{hint}", path = path.display())]
     MissingTensor {
         /// The weight file.
         path: PathBuf,
         /// The tensor, by every name that was looked for.
         tensor: String,
+        /// What the file may be instead, after a colon; empty where nothing is known.
+        hint: String,
     },
     /// A weight file with a tensor of another shape than the base needs.
     #[error("weights {path}: tensor `{tensor}` has shape {found:?}, expected {expected:?}", path = path.display())]
@@ -129,15 +137,37 @@ pub enum Error {
     },
 
     // Training.
-    /// The loss became NaN or infinite.
-    #[error("the loss became {loss} in epoch {epoch}, step {step}: try a lower learning rate")]
+    /// A loss or a weight became NaN or infinite in training.
+    #[error("{tensor} became {value} in epoch {epoch}, step {step}: try a lower learning rate")]
     Diverged {
         /// Epoch, counted from 1.
         epoch: usize,
         /// Step within the epoch, counted from 1.
         step: usize,
-        /// The loss: NaN or infinite.
-        loss: f32,
+        /// The first tensor that did: `the loss`, `the logits`, `the validation loss`, or a weight by its name in
+        /// files.
+        tensor: String,
+        /// NaN or infinite.
+        value: f32,
+    },
+    /// A number that is NaN or infinite where none may be: in a file to be written or read, in a picture's features,
+    /// in a classifier's answer.
+    #[error("{what}: {value} is no finite number")]
+    NotFinite {
+        /// Where it was found.
+        what: String,
+        /// NaN or infinite.
+        value: f32,
+    },
+    /// A run that ended with an error after it had finished some epochs: what they reached comes along, and the model
+    /// is as the run left it. With [`EarlyStopping`](crate::EarlyStopping) it has the best epoch's weights.
+    #[error("{cause} (after {}, whose history comes with this error)", count(history.epochs.len(), "finished epoch"))]
+    Interrupted {
+        /// The finished epochs.
+        history: Box<History>,
+        /// What ended the run.
+        #[source]
+        cause: Box<Error>,
     },
     /// A run that cannot go on from a checkpoint.
     #[error("checkpoints {path}: {source}", path = path.display())]
@@ -170,7 +200,29 @@ impl While {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl Error {
+    /// What ended a run: of [`Error::Interrupted`] its cause, of any other error that one itself.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Interrupted { cause, .. } => cause.cause(),
+            other => other,
+        }
+    }
+
+    /// The finished epochs of a run that ended with this error; none where no epoch was finished.
+    pub fn history(&self) -> Option<&History> {
+        match self {
+            Self::Interrupted { history, .. } => Some(history),
+            _ => None,
+        }
+    }
+
     /// An [`Error::Io`] closure for `map_err`.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -56,14 +56,20 @@
 #![deny(unsafe_code)]
 
 mod atomic_file;
+mod bounds;
 pub mod data;
 pub mod error;
+mod files;
+mod finite;
+mod history;
 mod kernels;
 pub mod model;
 pub mod prelude;
 pub mod progress;
 mod random;
+mod tensor_file;
 pub mod train;
+mod words;
 
 /// Where tensors live, and what they are: candle's.
 pub use candle_core::{Device, Tensor};

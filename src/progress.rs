@@ -1,5 +1,6 @@
 //! What the crate writes to the standard error: progress bars and warnings, behind one switch.
 
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +12,8 @@ pub enum Verbosity {
     Silent,
     /// Warnings, such as a damaged checkpoint that was skipped.
     Warnings,
-    /// Warnings, and progress bars of downloads, feature caches and epochs where the standard error is a terminal.
+    /// Warnings, and how far the work is: where the standard error is a terminal, progress bars of downloads, feature
+    /// caches and epochs; elsewhere a line for each epoch and each long computation.
     #[default]
     Progress,
 }
@@ -53,9 +55,21 @@ pub(crate) fn set_template(bar: &ProgressBar, template: &str) {
     }
 }
 
+/// Tells how far the work is where there are no bars: in a log.
+pub(crate) fn line(line: &str) {
+    if allows(Verbosity::Progress) && !std::io::stderr().is_terminal() {
+        tell(line);
+    }
+}
+
 /// Tells the user.
 pub(crate) fn warn(warning: &str) {
     if allows(Verbosity::Warnings) {
-        eprintln!("warning: {warning}");
+        tell(&format!("warning: {warning}"));
     }
+}
+
+/// Writes a line to the standard error. Nobody may be listening any more, which is no reason to stop.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -5,7 +5,10 @@
 //! ```
 
 mod predict;
+mod say;
 mod train;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -17,7 +20,7 @@ use clap::{Parser, Subcommand};
 /// DIR holds three folders, `train`, `validation` and `test`, each with one folder of pictures per class
 /// (`santa`, `not_santa`, or any names of yours). The base's blocks stay frozen but for those you name with
 /// `--unfreeze`; a new head is trained on top. The run writes history.csv, metrics.json and
-/// model.safetensors to the folder `--out`; `santa predict` uses the model.
+/// model.safetensors to the folder `--out`, which belongs to it alone; `santa predict` uses the model.
 #[derive(Parser)]
 #[command(
     name = "santa",
@@ -44,15 +47,26 @@ enum Command {
     Predict(predict::Options),
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// How a command ended, if not by an error.
+enum End {
+    Done,
+    /// By Ctrl-C.
+    Left,
+}
+
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Some(Command::Predict(options)) => predict::run(&options),
         None => train::run(&cli.train),
     };
-    if let Err(error) = outcome {
-        eprintln!("error: {error}");
-        std::process::exit(1);
+    match outcome {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        // As a shell says of a process that an interrupt ended.
+        Ok(End::Left) => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
-    Ok(())
 }

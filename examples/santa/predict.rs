@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use candle_core::Device;
 use headstart::Classifier;
 
+use crate::End;
+use crate::say::{reader_left, say};
+
 /// What `santa predict` takes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -16,17 +19,23 @@ pub(crate) struct Options {
 }
 
 /// Prints one line per picture; a picture that cannot be read is named and the others go on.
-pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn run(options: &Options) -> Result<End, Box<dyn std::error::Error>> {
     let model = Classifier::load(&options.model, &Device::Cpu)?;
-    let mut failure = None;
+    let mut failures = 0;
     for picture in &options.pictures {
         match model.predict(picture) {
-            Ok(prediction) => println!("{}: {prediction}", picture.display()),
+            Ok(prediction) => say!("{}: {prediction}", picture.display())?,
             Err(error) => {
                 eprintln!("{error}");
-                failure = Some(error);
+                failures += 1;
             }
         }
+        if reader_left() {
+            break;
+        }
     }
-    failure.map_or(Ok(()), |error| Err(error.into()))
+    match failures {
+        0 => Ok(End::Done),
+        _ => Err(format!("{failures} of {} without a verdict", options.pictures.len()).into()),
+    }
 }

@@ -1,5 +1,6 @@
 //! `santa`: a training run from class folders to a saved classifier.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +9,19 @@ use candle_core::Device;
 use clap::ValueEnum;
 use headstart::model::Pooling;
 use headstart::model::{Arch, Backbone};
+use headstart::train::RunFolder;
 use headstart::train::metrics::{Evaluation, History};
 use headstart::train::optimizer::Schedule;
 use headstart::{
-    AdamW, Augmenter, Checkpoints, Classifier, ConvBase, DirectoryDataset, FeatureCache, Head,
-    Preprocess, Resize, RmsProp, Trainer, Weights,
+    AdamW, Augmenter, Checkpoints, Classifier, ConvBase, DirectoryDataset, Error, FeatureCache,
+    Head, Preprocess, Resize, RmsProp, Trainer, Weights,
 };
+
+use crate::End;
+use crate::say::say;
+
+/// What the model is called in the folder `--out`: a run that has it is finished.
+const MODEL: &str = "model.safetensors";
 
 /// What a training run takes.
 #[derive(clap::Args)]
@@ -47,21 +55,21 @@ pub(crate) struct Options {
     /// That block and those after it are trained, those before it stay frozen [default: the last one]
     #[arg(long)]
     unfreeze: Option<String>,
-    /// One sigmoid unit (two classes) or one softmax unit per class.
+    /// One sigmoid unit, which tells two classes apart, or one softmax unit per class.
     #[arg(long, default_value = "sigmoid")]
     head: HeadChoice,
     /// † How many times the training pictures are seen [default: 10]
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     epochs: Option<usize>,
     /// † How many pictures make one update [default: 20]
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     batch_size: Option<usize>,
     /// † Learning rate of RMSprop [default: 2e-5, the notebook's; 5e-4 for the compact base]
-    #[arg(long)]
+    #[arg(long, value_parser = rate, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Side, in pixels, that pictures are resized to [default: what the base's weights were trained on; for VGG 64, the
     /// notebook's, and 96 to fine-tune]
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     size: Option<usize>,
     /// How pictures are resized: `nearest` as the notebook's Keras does, `bilinear` or `bicubic` (both antialiased)
     /// [default: what the base's weights were trained with; nearest for the notebook's recipes]
@@ -76,6 +84,9 @@ pub(crate) struct Options {
     /// Goes on with the run that was left, or killed, in the folder `--out`, with the same options.
     #[arg(long)]
     resume: bool,
+    /// Writes over what a finished run left in the folder `--out`, and begins again where one was left.
+    #[arg(long)]
+    force: bool,
     /// Where history.csv, metrics.json, model.safetensors and the run's checkpoints go.
     #[arg(long, default_value = "runs/santa", value_name = "DIR")]
     out: PathBuf,
@@ -112,7 +123,86 @@ enum HeadChoice {
     Softmax,
 }
 
+/// A number of things, one at least.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=1_000_000).contains(&number) => Ok(number),
+        _ => Err("a whole number from 1 to 1000000 is needed".into()),
+    }
+}
+
+/// A learning rate.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("a number above 0 is needed".into()),
+    }
+}
+
 impl Options {
+    /// Refuses what cannot work, before pictures are read and weights fetched.
+    fn check(&self) -> Result<(), String> {
+        if !self.is_notebook()
+            && let Some(option) = self.notebook_options().next()
+        {
+            return Err(format!("{option}: the recipe sets it itself"));
+        }
+        let base = &self.base;
+        if let Some(name) = self.unfreeze()
+            && !base.block_names().contains(&name)
+        {
+            let names = base.block_names().join(", ");
+            return Err(format!("--unfreeze {name}: {base} has {names}"));
+        }
+        let size = self.size();
+        if base.output([3, size, size]).is_none() {
+            return Err(format!("--size {size}: too small for {base}"));
+        }
+        match self.weights.as_str() {
+            "compact" if !["vgg19", "vgg19-0.25"].contains(&base.name()) => Err(format!(
+                "--weights compact is for vgg19, not for {base}: give --weights imagenet, random or a file"
+            )),
+            "imagenet" if base.weights().is_none() => {
+                Err(format!("--weights imagenet: the hub has none for {base}"))
+            }
+            "compact" | "imagenet" | "random" => Ok(()),
+            file if !Path::new(file).is_file() => {
+                Err(format!("--weights {file}: there is no such file"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the folder `--out` ready: it is this run's, and nothing finished in it is written over unless asked.
+    fn prepare(&self) -> Result<RunFolder, Box<dyn std::error::Error>> {
+        let taken = RunFolder::take(&self.out)?;
+        let (out, checkpoints) = (self.out.display(), self.checkpoints());
+        if self.out.join(MODEL).exists() && !self.force {
+            return Err(format!(
+                "{out} holds a finished run: --force writes over it, --out DIR goes elsewhere"
+            )
+            .into());
+        }
+        let was_left =
+            std::fs::read_dir(&checkpoints).is_ok_and(|mut files| files.next().is_some());
+        if was_left && !self.resume {
+            if !self.force {
+                return Err(format!(
+                    "{out} holds a run that was left: --resume goes on with it, --force begins again, --out DIR goes \
+                     elsewhere"
+                )
+                .into());
+            }
+            std::fs::remove_dir_all(&checkpoints)
+                .map_err(|error| format!("{}: {error}", checkpoints.display()))?;
+        }
+        Ok(taken)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.out.join("checkpoints")
+    }
+
     /// The notebook's options that were given.
     fn notebook_options(&self) -> impl Iterator<Item = &'static str> {
         let options = [
@@ -207,15 +297,10 @@ impl Options {
     }
 
     /// The trainer of the recipe.
-    fn trainer(&self, model: &Classifier) -> Result<Trainer, String> {
-        if !self.is_notebook()
-            && let Some(option) = self.notebook_options().next()
-        {
-            return Err(format!("{option}: the recipe sets it itself"));
-        }
+    fn trainer(&self, model: &Classifier) -> Trainer {
         match self.recipe() {
-            Recipe::FineTune => return Ok(Trainer::fine_tuning(model)),
-            Recipe::Linear => return Ok(linear()),
+            Recipe::FineTune => return Trainer::fine_tuning(model),
+            Recipe::Linear => return linear(),
             Recipe::Notebook | Recipe::Cached => {}
         }
         let mut trainer = Trainer::new(RmsProp::new(self.learning_rate()))
@@ -227,7 +312,7 @@ impl Options {
         if self.recipe() == Recipe::Cached {
             trainer = trainer.feature_cache(FeatureCache::in_memory().views(5));
         }
-        Ok(trainer)
+        trainer
     }
 }
 
@@ -240,26 +325,15 @@ fn linear() -> Trainer {
         .feature_cache(FeatureCache::in_memory())
 }
 
-/// Trains, evaluates, shows and saves.
-pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+/// Trains, saves, evaluates and shows.
+pub(crate) fn run(options: &Options) -> Result<End, Box<dyn std::error::Error>> {
+    options.check()?;
+    let _taken = options.prepare()?;
     let device = Device::cuda_if_available(0)?;
-    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/santa/pictures");
-    let data = options.data.as_ref().unwrap_or(&bundled);
-    let train = DirectoryDataset::open(data.join("train"))?;
-    let open =
-        |part: &str| DirectoryDataset::open_with_classes(data.join(part), train.class_names());
-    let (validation, test) = (open("validation")?, open("test")?);
-    println!(
-        "{} training, {} validation and {} test pictures of {}",
-        train.len(),
-        validation.len(),
-        test.len(),
-        train.class_names().join(", ")
-    );
-
+    let [train, validation, test] = open(options)?;
     let mut model = build(options, train.class_names(), &device)?;
-    println!("{}", model.summary());
-    explain(options, &model);
+    say!("{}", model.summary())?;
+    explain(options, &model)?;
 
     // The first Ctrl-C leaves the run after the step, with a checkpoint; the second at once.
     let stop = Arc::new(AtomicBool::new(false));
@@ -269,71 +343,122 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             std::process::exit(130);
         }
     })?;
-    let checkpoints = options.out.join("checkpoints");
+    let checkpoints = options.checkpoints();
     let mut trainer = options
-        .trainer(&model)?
+        .trainer(&model)
         .seed(options.seed)
         .checkpoint(Checkpoints::new(&checkpoints).every(5))
         .stop_flag(stop.clone());
     if options.resume {
         trainer = trainer.resume(&checkpoints);
     }
-    let history = trainer.fit(&mut model, &train, &validation)?;
-    print_history(&history);
+    let history = trainer.fit(&mut model, &train, &validation);
+    if let Some(history) = history.as_ref().err().and_then(Error::history) {
+        // What the run reached before it failed.
+        print_history(history)?;
+        history.save_csv(options.out.join("history.csv"))?;
+    }
+    let history = history?;
+    print_history(&history)?;
     if stop.load(Ordering::Relaxed) {
-        println!("\nLeft as asked. The same command with --resume goes on.");
-        return Ok(());
+        say!("\nLeft as asked. The same command with --resume goes on.")?;
+        return Ok(End::Left);
     }
-
-    let evaluation = model.evaluate(&test)?;
-    println!("\nOn the test pictures, none of which was trained on:\n{evaluation}");
-    for dataset in [&train, &validation, &test] {
-        if let Some(line) = dataset.problem_summary() {
-            println!("{line}");
-        }
-    }
-    print_verdicts(&model, &test)?;
-    save(options, &model, &history, &evaluation)?;
+    finish(options, &model, &history, &test)?;
     // The saved model is what they were kept for.
     std::fs::remove_dir_all(&checkpoints)
         .map_err(|error| format!("{}: {error}", checkpoints.display()))?;
+    Ok(End::Done)
+}
+
+/// The pictures to train on, to validate on and to test on.
+fn open(options: &Options) -> Result<[DirectoryDataset; 3], Box<dyn std::error::Error>> {
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/santa/pictures");
+    let data = options.data.as_ref().unwrap_or(&bundled);
+    let train = DirectoryDataset::open(data.join("train"))?;
+    let open =
+        |part: &str| DirectoryDataset::open_with_classes(data.join(part), train.class_names());
+    let (validation, test) = (open("validation")?, open("test")?);
+    let (classes, names) = (train.class_names().len(), train.class_names().join(", "));
+    say!(
+        "{} training, {} validation and {} test pictures of {names}",
+        train.len(),
+        validation.len(),
+        test.len(),
+    )?;
+    if let (HeadChoice::Sigmoid, 3..) = (options.head, classes) {
+        return Err(format!(
+            "{classes} classes ({names}), and a sigmoid unit tells two apart: --head softmax takes any number"
+        )
+        .into());
+    }
+    Ok([train, validation, test])
+}
+
+/// Saves what was learnt, and then shows how good it is.
+fn finish(
+    options: &Options,
+    model: &Classifier,
+    history: &History,
+    test: &DirectoryDataset,
+) -> Result<(), Box<dyn std::error::Error>> {
+    history.save_csv(options.out.join("history.csv"))?;
+    let file = options.out.join(MODEL);
+    model.save(&file)?;
+    let saved = format!("the model is saved to {}", file.display());
+    let evaluation = model.evaluate(test);
+    let evaluation = evaluation.map_err(|error| format!("{error}; {saved}"))?;
+    if evaluation.accuracy.is_none() {
+        return Err(format!("{}: no pictures to test on; {saved}", test.root().display()).into());
+    }
+    say!("\nOn the test pictures, none of which was trained on:\n{evaluation}")?;
+    print_verdicts(model, test)?;
+    save_metrics(options, model, history, &evaluation)?;
+    say!(
+        "\nSaved to {}. Try it on a picture of yours:\n  cargo run --release --example santa -- predict {} PICTURE",
+        options.out.display(),
+        file.display()
+    )?;
     if options.data.is_none() {
-        println!(
+        say!(
             "\nWith pictures of your own, in DIR/train/CLASS, DIR/validation/CLASS and DIR/test/CLASS, and the full \
              ImageNet base:\n  cargo run --release --example santa -- --data DIR --weights imagenet"
-        );
+        )?;
     }
     Ok(())
 }
 
 /// What is about to happen, in plain words.
-fn explain(options: &Options, model: &Classifier) {
-    println!("What is learnt:");
+fn explain(options: &Options, model: &Classifier) -> std::io::Result<()> {
+    say!("What is learnt:")?;
     match options.recipe() {
-        Recipe::FineTune => println!(
+        Recipe::FineTune => say!(
             "  the new head first, on a frozen base, for 5 epochs; then head and last blocks together, gently, for 15, on\n  \
              ten variations of each picture that are drawn once.\n"
         ),
-        Recipe::Linear => println!("  one layer on what the frozen base makes of each picture.\n"),
+        Recipe::Linear => say!("  one layer on what the frozen base makes of each picture.\n"),
         Recipe::Notebook | Recipe::Cached => explain_notebook(options, model),
     }
 }
 
-fn explain_notebook(options: &Options, model: &Classifier) {
+fn explain_notebook(options: &Options, model: &Classifier) -> std::io::Result<()> {
     let (frozen, open) = (block_names(model, false), block_names(model, true));
     if !frozen.is_empty() {
-        println!(
+        say!(
             "  frozen      {}: keep what they learnt from other pictures",
             frozen.join(", ")
-        );
+        )?;
     }
     if !open.is_empty() {
-        println!("  fine-tuned  {}: adapt to these pictures", open.join(", "));
+        say!("  fine-tuned  {}: adapt to these pictures", open.join(", "))?;
     }
-    println!("  new         the head: learns from nothing to tell the classes apart");
-    println!(
-        "{} epochs of batches of {}, RMSprop at {:e}, each picture {}.\n",
-        options.epochs(),
+    say!("  new         the head: learns from nothing to tell the classes apart")?;
+    let epochs = match options.epochs() {
+        1 => "1 epoch".to_owned(),
+        epochs => format!("{epochs} epochs"),
+    };
+    say!(
+        "{epochs} of batches of {}, RMSprop at {:e}, each picture {}.\n",
         options.batch_size(),
         options.learning_rate(),
         if options.no_augment {
@@ -341,7 +466,7 @@ fn explain_notebook(options: &Options, model: &Classifier) {
         } else {
             "turned, shifted, zoomed and mirrored at random"
         }
-    );
+    )
 }
 
 /// The base's blocks that training may change, or those it may not.
@@ -380,25 +505,32 @@ fn build(
     Ok(model.input_size(options.size(), options.size())?)
 }
 
-fn print_history(history: &History) {
-    println!("epoch    loss  accuracy  val loss  val accuracy  seconds");
+fn print_history(history: &History) -> std::io::Result<()> {
+    say!("epoch    loss  accuracy  val loss  val accuracy  seconds")?;
+    // There is none without validation pictures.
+    let figure = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
     for e in &history.epochs {
-        println!(
-            "{:>5}  {:.4}    {:.4}    {:.4}        {:.4}  {:>7.1}",
-            e.epoch, e.loss, e.accuracy, e.val_loss, e.val_accuracy, e.seconds
-        );
+        let (val_loss, val_accuracy) = (figure(e.val_loss), figure(e.val_accuracy));
+        say!(
+            "{:>5}  {:.4}    {:.4}    {val_loss:>6}        {val_accuracy:>6}  {:>7.1}",
+            e.epoch,
+            e.loss,
+            e.accuracy,
+            e.seconds
+        )?;
     }
+    Ok(())
 }
 
 /// The verdict on the first three test pictures of each class.
-fn print_verdicts(model: &Classifier, test: &DirectoryDataset) -> headstart::Result<()> {
-    println!("\nSome verdicts:");
+fn print_verdicts(model: &Classifier, test: &DirectoryDataset) -> std::io::Result<()> {
+    say!("\nSome verdicts:")?;
     for label in 0..test.class_names().len() {
         let pictures = test.items().iter().filter(|item| item.label == label);
         for item in pictures.take(3) {
             match model.predict(&item.path) {
-                Ok(prediction) => println!("  {}: {prediction}", shown(&item.path, test.root())),
-                Err(error) => println!("  {error}"),
+                Ok(prediction) => say!("  {}: {prediction}", shown(&item.path, test.root()))?,
+                Err(error) => say!("  {error}")?,
             }
         }
     }
@@ -412,15 +544,12 @@ fn shown(path: &Path, root: &Path) -> String {
         .to_string()
 }
 
-fn save(
+fn save_metrics(
     options: &Options,
     model: &Classifier,
     history: &History,
     evaluation: &Evaluation,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    std::fs::create_dir_all(&options.out)
-        .map_err(|error| format!("{}: {error}", options.out.display()))?;
-    history.save_csv(options.out.join("history.csv"))?;
     let by_options = options.is_notebook();
     let metrics = serde_json::json!({
         "test": evaluation,
@@ -442,16 +571,9 @@ fn save(
             "resize": options.resize(),
         },
     });
-    std::fs::write(
-        options.out.join("metrics.json"),
-        serde_json::to_string_pretty(&metrics)? + "\n",
-    )?;
-    let file = options.out.join("model.safetensors");
-    model.save(&file)?;
-    println!(
-        "\nSaved to {}. Try it on a picture of yours:\n  cargo run --release --example santa -- predict {} PICTURE",
-        options.out.display(),
-        file.display()
-    );
+    // Whole or not there, as the other files.
+    let mut file = tempfile::NamedTempFile::new_in(&options.out)?;
+    writeln!(file, "{}", serde_json::to_string_pretty(&metrics)?)?;
+    file.persist(options.out.join("metrics.json"))?;
     Ok(())
 }

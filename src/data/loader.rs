@@ -1,6 +1,7 @@
 //! A dataset → batches, epoch by epoch.
 
 use std::iter;
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
@@ -13,8 +14,10 @@ use super::dataset::Dataset;
 use super::prefetch::Prefetch;
 use super::preprocess::Preprocess;
 use super::resize::Resize;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::random::{Purpose, stream};
+use crate::words::count;
+use crate::{bounds, progress};
 
 /// One picture of a batch: three planes.
 struct Example {
@@ -145,8 +148,8 @@ impl Loader {
     /// The batches of one epoch. Work on them begins at once, and ends when the iterator is dropped.
     ///
     /// # Errors
-    /// Errors come as items: [`Error::InvalidOption`] for a batch size, height or width of 0, a side over 32,768, or
-    /// an augmenter's option out of its range; under [`Policy::Fail`](super::Policy::Fail), [`Error::Picture`] or
+    /// Errors come as items: [`Error::InvalidOption`] for a batch size over 65,536, a side over 8,192, any of them 0,
+    /// more than 4096 × 4096 pixels or 2³² numbers in a batch, or an augmenter's option out of its range; under [`Policy::Fail`](super::Policy::Fail), [`Error::Picture`] or
     /// [`Error::Io`] for a picture that cannot be used.
     pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> + use<> {
         let invalid = self.check().err();
@@ -173,17 +176,21 @@ impl Loader {
     }
 
     fn check(&self) -> Result<()> {
-        if self.batch_size == 0 {
-            return Err(Error::option("batch_size", 0, "1 or more"));
-        }
+        bounds::within("batch_size", self.batch_size, 1..=bounds::BATCH)?;
         if let Some((augmenter, _)) = &self.augment {
             augmenter.check()?;
         }
         for (option, side) in [("height", self.height), ("width", self.width)] {
-            if !(1..=32_768).contains(&side) {
-                return Err(Error::option(option, side, "1 to 32768"));
-            }
+            bounds::within(option, side, 1..=bounds::SIDE)?;
         }
+        bounds::input_size(self.height, self.width)?;
+        let factors = [self.batch_size, 3, self.height, self.width];
+        bounds::product(
+            "batch_size",
+            &factors,
+            bounds::BATCH_NUMBERS,
+            "numbers in a batch",
+        )?;
         Ok(())
     }
 
@@ -278,8 +285,28 @@ impl Loader {
     }
 }
 
-/// For the cache of features.
+/// For training.
 impl Loader {
+    /// Decodes every picture into the cache, if all have room there, and notes those that cannot be used. It breaks off
+    /// when `stop` says so.
+    pub(crate) fn look(&self, stop: &dyn Fn() -> bool) -> Result<ControlFlow<()>> {
+        let pictures = self.dataset.len();
+        if self.cache.len() < pictures {
+            return Ok(ControlFlow::Continue(()));
+        }
+        progress::line(&format!("reading {}", count(pictures, "picture")));
+        let threads = rayon::current_num_threads();
+        let loader = self.clone();
+        let read = move |index| loader.picture(index).map(|_| ());
+        for picture in Prefetch::new(pictures, 2 * threads, threads, read) {
+            picture?;
+            if stop() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     /// The same pictures in the dataset's order.
     pub(crate) fn unshuffled(mut self) -> Self {
         self.shuffle = None;

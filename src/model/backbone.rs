@@ -166,6 +166,12 @@ pub trait Backbone {
     fn resize(&self) -> Resize {
         Resize::default()
     }
+
+    /// For a [`SavedBackbone`] its kind and description, so that a run can save its classifier after an epoch
+    /// ([`EpochEnd::save_weights`](crate::train::callback::EpochEnd::save_weights)); by default there is none.
+    fn saved_as(&self) -> Option<Result<(&'static str, serde_json::Value)>> {
+        None
+    }
 }
 
 /// A base that a classifier's file can hold.

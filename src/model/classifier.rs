@@ -16,6 +16,8 @@ use super::names;
 use super::summary::Summary;
 use crate::data::{self, Decoder, Preprocess, Resize};
 use crate::error::{Error, Result};
+use crate::words::count;
+use crate::{bounds, finite};
 
 /// How many pictures are classified together.
 const TOGETHER: usize = 32;
@@ -61,6 +63,7 @@ impl<B: Backbone> Classifier<B> {
             .collect();
         check_classes(&class_names, &head)?;
         let (height, width) = base.input_size();
+        bounds::input_size(height, width)?;
         let head = head.build(base.output_shape(height, width)?, &base.device())?;
         let (resize, preprocess) = (base.resize(), base.preprocess());
         Ok(Self {
@@ -73,12 +76,47 @@ impl<B: Backbone> Classifier<B> {
         })
     }
 
-    /// Sets the size pictures are resized to, in pixels. It decides the shape of the head, which is made
-    /// afresh: call it before training.
+    /// Sets the size pictures are resized to, in pixels: up to 8192 on a side, and 4096 × 4096 in all. The head keeps
+    /// what it has learnt where it fits: at the size it has, and with [`Pooling::GlobalAverage`] at any. A head that
+    /// flattens features of another shape is made afresh as long as it is as it was made.
+    ///
+    /// [`Pooling::GlobalAverage`]: crate::model::Pooling::GlobalAverage
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for a size the base cannot take; [`Error::Mismatch`] for one where a head that was
+    /// trained would be lost: [`fresh_head`](Self::fresh_head) gives it up.
+    pub fn input_size(mut self, height: usize, width: usize) -> Result<Self> {
+        bounds::input_size(height, width)?;
+        let features = self.base.output_shape(height, width)?;
+        self.head = match self.head.on_features(features)? {
+            Some(head) => head,
+            None if self.head.is_fresh()? => {
+                self.head.config().build(features, &self.base.device())?
+            }
+            None => {
+                let [c, h, w] = features;
+                let [_, own_h, own_w] = self.head.features();
+                return Err(Error::mismatch(
+                    "`input_size`",
+                    format!("{height}×{width}, which gives features of {c}×{h}×{w}"),
+                    format!(
+                        "features of {c}×{own_h}×{own_w}, which the head has learnt to flatten: a head with global \
+                         average pooling takes any size, and `fresh_head` makes a new one"
+                    ),
+                ));
+            }
+        };
+        self.input_size = (height, width);
+        Ok(self)
+    }
+
+    /// Sets the size pictures are resized to, as [`input_size`](Self::input_size), and makes the head afresh: what it
+    /// has learnt is lost.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for a size the base cannot take.
-    pub fn input_size(mut self, height: usize, width: usize) -> Result<Self> {
+    pub fn fresh_head(mut self, height: usize, width: usize) -> Result<Self> {
+        bounds::input_size(height, width)?;
         let features = self.base.output_shape(height, width)?;
         self.head = self.head.config().build(features, &self.base.device())?;
         self.input_size = (height, width);
@@ -230,7 +268,8 @@ impl<B: Backbone> Classifier<B> {
     /// taken upright may lie on its side: give the path or the bytes, or [`decode_file`](crate::data::decode_file)'s image.
     ///
     /// # Errors
-    /// [`Error::Picture`] or [`Error::Io`] for a picture that cannot be read.
+    /// [`Error::Picture`] or [`Error::Io`] for a picture that cannot be read, [`Error::NotFinite`] for a classifier that
+    /// makes NaN or infinity of it.
     pub fn predict<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Prediction> {
         let mut predictions = self.predict_batch([picture])?;
         Ok(predictions.remove(0))
@@ -240,7 +279,8 @@ impl<B: Backbone> Classifier<B> {
     /// not grow with their number.
     ///
     /// # Errors
-    /// [`Error::Picture`] or [`Error::Io`] for the first picture that cannot be read.
+    /// [`Error::Picture`] or [`Error::Io`] for the first picture that cannot be read, [`Error::NotFinite`] for a
+    /// classifier that makes NaN or infinity of one.
     pub fn predict_batch<'a, P: Into<Picture<'a>>>(
         &self,
         pictures: impl IntoIterator<Item = P>,
@@ -268,7 +308,8 @@ impl<B: Backbone> Classifier<B> {
     /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
     ///
     /// # Errors
-    /// [`Error::Shape`] for images of another shape.
+    /// [`Error::Shape`] for images of another shape, [`Error::NotFinite`] where an image, or what the classifier makes
+    /// of it, has NaN or infinity.
     pub fn predict_tensor(&self, images: &Tensor) -> Result<Vec<Prediction>> {
         let probabilities = self.probabilities(images)?;
         Ok(probabilities
@@ -277,9 +318,25 @@ impl<B: Backbone> Classifier<B> {
             .collect())
     }
 
+    /// The error of a number that is NaN or infinite: it names the first weight that is, if any, or else `what`.
+    pub(crate) fn not_finite(&self, what: String, value: f32) -> Error {
+        match finite::first_tensor(self.tensors()) {
+            Ok(Some((name, value))) => Error::NotFinite {
+                what: format!("the weights `{name}`"),
+                value,
+            },
+            Ok(None) => Error::NotFinite { what, value },
+            Err(error) => error,
+        }
+    }
+
     /// The probability of every class, one row per image.
     pub(crate) fn probabilities(&self, images: &Tensor) -> Result<Vec<Vec<f32>>> {
-        let probabilities = self.head.probabilities(&self.forward(images)?)?;
+        let logits = self.forward(images)?;
+        if let Some(value) = finite::first_not_in(&logits)? {
+            return Err(self.not_finite("the logits".to_owned(), value));
+        }
+        let probabilities = self.head.probabilities(&logits)?;
         Ok(probabilities.to_dtype(DType::F32)?.to_vec2()?)
     }
 }
@@ -288,23 +345,23 @@ impl<B: Backbone> Classifier<B> {
 pub(super) fn check_classes(class_names: &[String], head: &Head) -> Result<()> {
     head.check()?;
     if class_names.len() != head.classes() {
-        return Err(Error::option(
-            "class_names",
-            format!("{} names", class_names.len()),
-            format!("{}, one for each class of the head", head.classes()),
-        ));
+        let number = class_names.len();
+        let allowed = match head.is_sigmoid() {
+            true => format!(
+                "2: Head::sigmoid() tells two classes apart, Head::softmax({number}) {number}"
+            ),
+            false => format!("{}, one for each class of the head", head.classes()),
+        };
+        return Err(Error::option("class_names", count(number, "name"), allowed));
     }
-    let mut seen = HashSet::with_capacity(class_names.len());
-    for name in class_names {
-        if !seen.insert(name) {
-            return Err(Error::option(
-                "class_names",
-                format!("`{name}` twice"),
-                "distinct names",
-            ));
+    let mut known = HashSet::with_capacity(class_names.len());
+    match class_names.iter().find(|name| !known.insert(*name)) {
+        None => Ok(()),
+        Some(name) => {
+            let found = format!("`{name}` twice");
+            Err(Error::option("class_names", found, "distinct names"))
         }
     }
-    Ok(())
 }
 
 /// A picture to classify; made by `From` from a path, encoded bytes or a decoded image.

@@ -1,27 +1,29 @@
 //! The file of a classifier: one safetensors file whose metadata rebuilds all of it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
-use super::backbone::{SavedBackbone, block_position};
+use super::backbone::{Backbone, SavedBackbone, block_position};
 use super::base::ConvBase;
 use super::classifier::{Classifier, check_classes};
 use super::head::{Head, HeadLayers};
 use super::names;
-use crate::atomic_file;
+use super::weights::check_values;
+use crate::bounds;
 use crate::data::{Preprocess, Resize};
 use crate::error::{Cause, While};
 use crate::error::{Error, Result};
+use crate::tensor_file::{self, TensorFile};
 
 /// The format this version writes, and the newest it reads. Format 1 had VGG bases alone, and called their blocks
-/// `conv1` to `conv5`.
-const FORMAT: u32 = 2;
+/// `conv1` to `conv5`; formats 1 and 2 had no checksum.
+const FORMAT: u32 = 3;
 
 /// What stands in the metadata.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -53,19 +55,40 @@ struct Format {
 }
 
 impl<B: SavedBackbone> Classifier<B> {
-    /// Writes the classifier to one safetensors file, whole or not at all.
+    /// Writes the classifier to one safetensors file, whole or not at all. A checksum of all its bytes is in it, which
+    /// [`load`](Classifier::load) compares.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file; [`Error::InvalidOption`] for a base that [`load`](Classifier::load) could not
-    /// restore: a [`ConvBase`] of a table of one's own.
+    /// [`Error::Io`] naming the file; [`Error::NotFinite`] for a weight that is NaN or infinite;
+    /// [`Error::InvalidOption`] for a base that [`load`](Classifier::load) could not restore: a [`ConvBase`] of a table
+    /// of one's own.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
+        self.write(path.as_ref(), B::KIND, self.base.describe()?)
+    }
+}
+
+impl<B: Backbone> Classifier<B> {
+    /// Writes the classifier as [`save`](Classifier::save) does, if its base says how.
+    pub(crate) fn save_if_described(&self, path: &Path) -> Result<()> {
+        let Some(described) = self.base.saved_as() else {
+            let found = format!(
+                "`{}`, which does not say what it is saved as",
+                self.base.architecture()
+            );
+            let allowed = "a base with Backbone::saved_as";
+            return Err(Error::option("base", found, allowed));
+        };
+        let (kind, architecture) = described?;
+        self.write(path, kind, architecture)
+    }
+
+    fn write(&self, path: &Path, kind: &str, architecture: Value) -> Result<()> {
         let blocks = self.base.blocks().into_iter();
         let trainable = blocks.filter(|block| block.trainable);
         let description = Description {
             format: FORMAT,
-            base: B::KIND.to_owned(),
-            architecture: self.base.describe()?,
+            base: kind.to_owned(),
+            architecture,
             trainable: trainable.map(|block| block.name).collect(),
             classes: self.class_names.clone(),
             input_size: self.input_size,
@@ -75,10 +98,8 @@ impl<B: SavedBackbone> Classifier<B> {
         };
         let json = serde_json::to_string(&description)
             .map_err(Error::format("a classifier's description as JSON", path))?;
-        let metadata = HashMap::from([(names::CLASSIFIER.to_owned(), json)]);
-        let bytes = safetensors::serialize(self.tensors(), Some(metadata))
-            .map_err(Error::format("a classifier as safetensors", path))?;
-        atomic_file::write(path, |file| file.write_all(&bytes))
+        let metadata = BTreeMap::from([(names::CLASSIFIER.to_owned(), json)]);
+        tensor_file::write(path, self.tensors(), metadata)
     }
 }
 
@@ -88,7 +109,8 @@ impl Classifier {
     ///
     /// # Errors
     /// [`Error::ModelFile`] for a file of a newer format, one that is damaged, one with another kind of base, or one
-    /// that is not a classifier; [`Error::MissingTensor`] and [`Error::TensorShape`] name what does not fit.
+    /// that is not a classifier; [`Error::InvalidOption`] for sizes that no classifier may have;
+    /// [`Error::MissingTensor`] and [`Error::TensorShape`] name what does not fit.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::load_as(path, device)
     }
@@ -102,10 +124,12 @@ impl Classifier {
         device: &Device,
     ) -> Result<Classifier<B>> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| model_error(path, While::new("not a safetensors file", error)))?;
-        let description = describe(path, &metadata)?;
+        let mut file =
+            TensorFile::open(path).map_err(|cause| match cause.downcast::<std::io::Error>() {
+                Ok(error) => Error::io(path)(*error),
+                Err(cause) => model_error(path, cause),
+            })?;
+        let description = describe(path, &file)?;
         if description.base != B::KIND {
             let found = &description.base;
             let reason = format!(
@@ -114,19 +138,15 @@ impl Classifier {
             );
             return Err(model_error(path, reason));
         }
-        check_classes(&description.classes, &description.head)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| model_error(path, error))?;
-        let base: B = restore(path, &description, &file, device)?;
         let (height, width) = description.input_size;
+        bounds::input_size(height, width)
+            .and_then(|()| check_classes(&description.classes, &description.head))
+            .map_err(|error| model_error(path, error))?;
+        let base: B = restore(path, &description, &mut file, device)?;
         let features = base.output_shape(height, width)?;
         let head = HeadLayers::from_parameters(description.head, features, |name, shape| {
-            read(
-                path,
-                &file,
-                &format!("{}{name}", names::HEAD),
-                shape,
-                device,
-            )
+            let name = format!("{}{name}", names::HEAD);
+            read(path, &mut file, &name, shape, device)
         })?;
         Ok(Classifier {
             base,
@@ -143,11 +163,12 @@ impl Classifier {
 fn restore<B: SavedBackbone>(
     path: &Path,
     description: &Description,
-    file: &SafeTensors<'_>,
+    file: &mut TensorFile<File>,
     device: &Device,
 ) -> Result<B> {
     let mut tensor = |name: &str, shape: &[usize]| {
-        read(path, file, &format!("{}{name}", names::BASE), shape, device)
+        let name = format!("{}{name}", names::BASE);
+        read(path, file, &name, shape, device)
     };
     let (architecture, preprocess) = (&description.architecture, description.preprocess);
     let restored = B::restore(architecture, &mut tensor, preprocess, device);
@@ -170,10 +191,8 @@ fn block_name(name: &str, format: u32) -> String {
     }
 }
 
-fn describe(path: &Path, metadata: &Metadata) -> Result<Description> {
-    let entries = metadata.metadata().as_ref();
-    let json = entries.and_then(|entries| entries.get(names::CLASSIFIER));
-    let json = json.ok_or_else(|| {
+fn describe(path: &Path, file: &TensorFile<File>) -> Result<Description> {
+    let json = file.entry(names::CLASSIFIER).ok_or_else(|| {
         let reason = "a safetensors file, but not a classifier saved by headstart";
         model_error(path, reason)
     })?;
@@ -186,29 +205,42 @@ fn describe(path: &Path, metadata: &Metadata) -> Result<Description> {
         );
         return Err(model_error(path, reason));
     }
+    if format >= 3 && !file.is_sealed() {
+        return Err(model_error(path, "damaged: its checksum is missing"));
+    }
     serde_json::from_str(json).map_err(damaged)
 }
 
 fn read(
     path: &Path,
-    file: &SafeTensors<'_>,
+    file: &mut TensorFile<File>,
     name: &str,
     expected: &[usize],
     device: &Device,
 ) -> Result<Tensor> {
-    let view = file.tensor(name).map_err(|_| Error::MissingTensor {
-        path: path.to_owned(),
-        tensor: name.to_owned(),
-    })?;
-    if view.shape() != expected {
+    let Some(info) = file.info(name).cloned() else {
+        return Err(Error::MissingTensor {
+            path: path.to_owned(),
+            tensor: name.to_owned(),
+            hint: String::new(),
+        });
+    };
+    if info.shape != expected {
         return Err(Error::TensorShape {
             path: path.to_owned(),
             tensor: name.to_owned(),
             expected: expected.to_vec(),
-            found: view.shape().to_vec(),
+            found: info.shape,
         });
     }
-    Ok(view.load(device)?.to_dtype(DType::F32)?)
+    let bytes = file.bytes(&info).map_err(Error::io(path))?;
+    let view = TensorView::new(info.dtype, info.shape, &bytes);
+    let view = view.map_err(|error| model_error(path, error))?;
+    let tensor = view.load(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+    check_values(name, &values)
+        .map_err(|reason| model_error(path, format!("tensor `{name}`: {reason}")))?;
+    Ok(tensor.to_device(device)?)
 }
 
 fn model_error(path: &Path, source: impl Into<Cause>) -> Error {

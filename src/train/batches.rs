@@ -1,5 +1,7 @@
 //! Where batches come from: pictures, or what the leading frozen blocks made of them.
 
+use std::ops::ControlFlow;
+
 use super::features::{FeatureCache, Features, Storage};
 use crate::data::{Augmenter, Batch, Dataset, Loader};
 use crate::error::{Error, Result};
@@ -91,10 +93,26 @@ impl BatchSource {
 
     /// Computes the features an epoch needs, if they are not there: what [`epoch`](Self::epoch) would do itself, at a
     /// time of the caller's choice.
-    pub(super) fn prepare<B: Backbone>(&self, model: &Classifier<B>, epoch: usize) -> Result<()> {
+    ///
+    /// It breaks off when `stop` says so.
+    pub(super) fn prepare<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        epoch: usize,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<ControlFlow<()>> {
         match &self.features {
-            Some(features) => features.prepare(model, epoch as u64),
-            None => Ok(()),
+            Some(features) => features.prepare(model, epoch as u64, stop),
+            None => Ok(ControlFlow::Continue(())),
+        }
+    }
+
+    /// Looks at every picture that an epoch will read, where all have room in memory and need not be read again, so that
+    /// it is known which can be used.
+    pub(super) fn look(&self, stop: &dyn Fn() -> bool) -> Result<ControlFlow<()>> {
+        match &self.features {
+            Some(_) => Ok(ControlFlow::Continue(())),
+            None => self.loader.look(stop),
         }
     }
 
@@ -107,8 +125,8 @@ impl BatchSource {
         let Some(features) = &self.features else {
             return Box::new(self.loader.epoch(epoch as u64));
         };
-        match features.prepare(model, epoch as u64) {
-            Ok(()) => Box::new(features.epoch(&self.loader, epoch as u64)),
+        match features.prepare(model, epoch as u64, &|| false) {
+            Ok(_) => Box::new(features.epoch(&self.loader, epoch as u64)),
             Err(error) => Box::new(std::iter::once(Err(error))),
         }
     }

@@ -12,4 +12,4 @@ pub mod optimizer;
 mod range;
 
 pub use features::FeatureCache;
-pub use fit::{Checkpoints, LrRangeTest, Phase, Trainer};
+pub use fit::{Checkpoints, LrRangeTest, Phase, RunFolder, Trainer};

@@ -1,5 +1,6 @@
 //! Pictures that a classifier can tell apart.
 
+pub mod files;
 pub mod numbers;
 
 use std::path::Path;

@@ -354,3 +354,119 @@ fn a_preview_shows_as_many_as_asked() {
             .is_err()
     );
 }
+
+/// Any number there is.
+fn any_number() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        any::<f64>(),
+        prop::sample::select(vec![
+            0.0,
+            -0.0,
+            1.0,
+            1e9,
+            -1e18,
+            1e308,
+            f64::MAX,
+            f64::MIN,
+            f64::MIN_POSITIVE,
+            5e-324,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ]),
+    ]
+}
+
+fn any_fill() -> impl Strategy<Value = FillMode> {
+    prop_oneof![
+        Just(FillMode::Nearest),
+        Just(FillMode::Reflect),
+        Just(FillMode::Wrap),
+        (0f32..=255.0).prop_map(FillMode::Constant),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Whatever the parameters, a picture is made, of the same size and of finite grey levels.
+    #[test]
+    fn no_parameters_are_too_much(
+        (height, width) in (1u32..9, 1u32..9),
+        numbers in prop::array::uniform6(any_number()),
+        levels in (any_number(), any_number()),
+        fill in any_fill(),
+        (keras, flip) in (any::<bool>(), any::<bool>()),
+    ) {
+        let picture = Rgb32FImage::from_fn(width, height, |x, y| Rgb([x, y, 255].map(|v| v as f32)));
+        let [rotation, height_shift, width_shift, shear, zoom_x, zoom_y] = numbers;
+        let params = AugmentParams {
+            rotation,
+            height_shift,
+            width_shift,
+            shear,
+            zoom_x,
+            zoom_y,
+            flip_horizontal: flip,
+            flip_vertical: !flip,
+            channel_shift: Some(levels.0),
+            brightness: Some(levels.1),
+        };
+        let augmenter = Augmenter::new().fill_mode(fill).keras_compat(keras);
+        let varied = augmenter.apply(&picture, &params);
+        prop_assert_eq!(varied.dimensions(), picture.dimensions());
+        prop_assert!(varied.iter().all(|level| (0.0..=255.0).contains(level)), "{:?}", params);
+    }
+
+    /// Options that are accepted give finite pictures; others are refused by name.
+    #[test]
+    fn accepted_options_vary_pictures(
+        numbers in prop::array::uniform5(any_number()),
+        zoom in (any_number(), any_number()),
+        brightness in (any_number(), any_number()),
+        level in any_number(),
+    ) {
+        let [rotation, height, width, shear, channels] = numbers;
+        let augmenter = Augmenter::new()
+            .rotation(rotation)
+            .shift(height, width)
+            .shear(shear)
+            .channel_shift(channels)
+            .zoom_range(zoom.0..=zoom.1)
+            .brightness(brightness.0..=brightness.1)
+            .fill_mode(FillMode::Constant(level as f32));
+        let picture = RgbImage::from_pixel(5, 4, Rgb([7, 80, 200]));
+        if augmenter.check().is_ok() {
+            prop_assert!(augmenter.preview(&picture, 3, 1).is_ok());
+        }
+    }
+}
+
+#[test]
+fn the_bounds_are_what_the_documentation_says() {
+    let accepted = |augmenter: Augmenter| augmenter.check().is_ok();
+    let new = Augmenter::new;
+    assert!(accepted(new().zoom_range(0.01..=100.0)) && accepted(new().brightness(0.0..=255.0)));
+    assert!(!accepted(new().zoom_range(0.009..=1.0)) && !accepted(new().zoom_range(1.0..=1e308)));
+    assert!(!accepted(new().brightness(0.0..=f64::MAX)) && !accepted(new().zoom(1.0)));
+    assert!(!accepted(new().fill_mode(FillMode::Constant(256.0))));
+    assert!(!accepted(new().rotation(f64::NAN)) && !accepted(new().shift(f64::INFINITY, 0.0)));
+    let picture = RgbImage::new(30, 20);
+    for count in [0, 10_001, 1 << 32, usize::MAX] {
+        assert!(
+            new()
+                .preview(&picture, count, 1)
+                .unwrap_err()
+                .to_string()
+                .contains("`count`")
+        );
+    }
+    let large = RgbImage::new(4000, 4000);
+    assert!(
+        new()
+            .preview(&large, 100, 1)
+            .unwrap_err()
+            .to_string()
+            .contains("pixels")
+    );
+}

@@ -1,5 +1,7 @@
 //! A classifier from pictures to verdicts, and to its file and back.
 
+use crate::common;
+
 use candle_core::{DType, Device, Tensor};
 use headstart::model::Backbone;
 use headstart::model::Pooling;
@@ -85,7 +87,8 @@ fn files_that_are_not_classifiers_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
     model().save(&file).unwrap();
-    let whole = std::fs::read(&file).unwrap();
+    // Without a checksum, which would speak up first.
+    let whole = common::files::unsealed(&file, |_| ());
     let header_end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let error = |bytes: &[u8]| {
         let path = folder.path().join("other.safetensors");
@@ -228,7 +231,7 @@ fn evaluation_sees_every_picture_once() {
     let right = dataset.items().iter().filter(|item| {
         model.predict(&item.path).unwrap().class() == dataset.class_names()[item.label]
     });
-    assert_eq!(score.accuracy, right.count() as f64 / 74.0);
+    assert_eq!(score.accuracy, Some(right.count() as f64 / 74.0));
 }
 
 #[test]

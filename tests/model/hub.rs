@@ -553,3 +553,179 @@ fn a_base_that_the_hub_has_no_weights_of_is_refused_by_name() {
     }
     assert!(server.traffic().0.is_empty());
 }
+
+/// A kept file, its damage, and what the next load does about it.
+#[test]
+fn a_damaged_file_of_the_cache_is_fetched_afresh_once() {
+    let server = Server::vgg11();
+    let cache = tempfile::tempdir().unwrap();
+    load(hub(&server, cache.path())).unwrap();
+    let kept = vgg11_snapshot(cache.path()).join(KEPT);
+    let whole = std::fs::read(&kept).unwrap();
+    let damages: [fn(&mut Vec<u8>); 4] = [
+        |bytes| *bytes.last_mut().unwrap() ^= 1,
+        |bytes| bytes.truncate(1000),
+        |bytes| bytes[20] ^= 4,
+        |bytes| bytes.clear(),
+    ];
+    for damage in damages {
+        let mut bytes = whole.clone();
+        damage(&mut bytes);
+        std::fs::write(&kept, &bytes).unwrap();
+        server.traffic();
+        // Without the hub it is an error that says so.
+        let offline = load(hub(&server, cache.path()).offline(true)).unwrap_err();
+        assert!(offline.to_string().contains(KEPT), "{offline}");
+        assert!(server.traffic().0.is_empty());
+        server
+            .file()
+            .assert_loaded(&load(hub(&server, cache.path())).unwrap(), &VGG11);
+        assert!(!server.traffic().0.is_empty());
+        assert!(
+            std::fs::read(&kept).unwrap() == whole,
+            "it is kept as it was"
+        );
+        load(hub(&server, cache.path())).unwrap();
+        assert!(server.traffic().0.is_empty(), "and not fetched again");
+    }
+    // What is as bad afresh is an error, not a loop.
+    std::fs::write(&kept, b"").unwrap();
+    server.set(Mode::Page("<!DOCTYPE html>"));
+    refusal(hub(&server, cache.path()));
+    assert!(server.traffic().0.len() < 4);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_whole_file_of_the_hubs_programs_is_compared_with_its_name() {
+    let server = Server::vgg11();
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = vgg11_snapshot(cache.path());
+    std::fs::create_dir_all(&snapshot).unwrap();
+    let blob = cache.path().join("0".repeat(64));
+    server.file().write(&blob);
+    std::os::unix::fs::symlink(&blob, snapshot.join("model.safetensors")).unwrap();
+    let error = load(hub(&server, cache.path()).offline(true)).unwrap_err();
+    assert!(error.to_string().contains("SHA-256"), "{error}");
+    // Ours is fetched beside it, which stays.
+    server
+        .file()
+        .assert_loaded(&load(hub(&server, cache.path())).unwrap(), &VGG11);
+    assert!(blob.exists() && snapshot.join(KEPT).exists());
+}
+
+#[test]
+fn weights_of_another_hash_are_refused() {
+    let server = Server::vgg11();
+    let cache = tempfile::tempdir().unwrap();
+    let other = "5".repeat(64);
+    let error = refusal(hub(&server, cache.path()).expect_blake3(&other));
+    assert!(error.contains(&other), "{error}");
+    assert!(!vgg11_snapshot(cache.path()).join(KEPT).exists());
+    let hash = error
+        .split_once("BLAKE3 hash ")
+        .unwrap()
+        .1
+        .split_once(',')
+        .unwrap()
+        .0;
+    load(hub(&server, cache.path()).expect_blake3(hash)).unwrap();
+    // The same hash is asked of what was kept, in whatever case it is written.
+    load(hub(&server, cache.path()).expect_blake3(hash.to_uppercase())).unwrap();
+    refusal(hub(&server, cache.path()).expect_blake3(&other));
+    let error = load(hub(&server, cache.path()).expect_blake3("5eed")).unwrap_err();
+    assert!(error.to_string().contains("`expect_blake3`"), "{error}");
+}
+
+#[test]
+fn a_trickle_has_an_end() {
+    let server = Server::vgg11();
+    let cache = tempfile::tempdir().unwrap();
+    server.set(Mode::Trickle(Duration::from_millis(20)));
+    let began = Instant::now();
+    let error = refusal(hub(&server, cache.path()));
+    assert!(error.contains("bytes in"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(4));
+    // Fast enough, but not for all of it.
+    server.set(Mode::Slow(Duration::from_millis(50)));
+    let error = refusal(hub(&server, cache.path()).deadline(Duration::from_millis(900)));
+    assert!(error.contains("took longer than 900ms"), "{error}");
+    for time in [Duration::ZERO, Duration::MAX] {
+        let error = load(hub(&server, cache.path()).deadline(time)).unwrap_err();
+        assert!(error.to_string().contains("`deadline`"), "{error}");
+        let error = load(hub(&server, cache.path()).timeout(time)).unwrap_err();
+        assert!(error.to_string().contains("`timeout`"), "{error}");
+    }
+}
+
+#[test]
+fn a_busy_hub_is_asked_again_as_it_says_and_not_for_ever() {
+    let server = Server::vgg11();
+    for (status, asked) in [
+        ("429 Too Many Requests\r\nretry-after: 3600", 1),
+        ("429 Too Many Requests\r\nretry-after: 0", 4),
+        ("503 Service Unavailable", 3),
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        server.set(Mode::Status(status));
+        server.traffic();
+        let error = refusal(hub(&server, cache.path()));
+        assert!(error.contains("try again later"), "{error}");
+        assert_eq!(server.traffic().0.len(), asked, "{status}");
+    }
+    let cache = tempfile::tempdir().unwrap();
+    server.set(Mode::Status("503 Service Unavailable"));
+    let shared = server.shared.clone();
+    let healed = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        *shared.mode.lock().unwrap() = Mode::Normal;
+    });
+    load(hub(&server, cache.path())).unwrap();
+    healed.join().unwrap();
+}
+
+#[test]
+fn another_download_is_waited_for_and_not_for_ever() {
+    let server = Server::vgg11();
+    let cache = tempfile::tempdir().unwrap();
+    let folder = vgg11_snapshot(cache.path());
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{KEPT}.lock"));
+    let lock = std::fs::File::create(&path).unwrap();
+    lock.lock().unwrap();
+    let began = Instant::now();
+    let error = refusal(hub(&server, cache.path()).deadline(Duration::from_millis(500)));
+    assert!(
+        error.contains("another process") && error.contains(".lock"),
+        "{error}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(3));
+    drop(lock);
+    load(hub(&server, cache.path())).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_the_cache_are_not_written_through() {
+    let server = Server::vgg11();
+    for name in [format!("{KEPT}.lock"), format!("{KEPT}.5eed.part")] {
+        for hard in [false, true] {
+            let cache = tempfile::tempdir().unwrap();
+            let folder = vgg11_snapshot(cache.path());
+            std::fs::create_dir_all(&folder).unwrap();
+            let victim = cache.path().join("victim");
+            std::fs::write(&victim, "precious").unwrap();
+            let link = folder.join(&name);
+            match hard {
+                true => std::fs::hard_link(&victim, &link).unwrap(),
+                false => std::os::unix::fs::symlink(&victim, &link).unwrap(),
+            }
+            let error = load(hub(&server, cache.path())).unwrap_err().to_string();
+            assert!(
+                error.contains(&name) && error.contains("remove it"),
+                "{error}"
+            );
+            assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        }
+    }
+}

@@ -4,7 +4,9 @@
 mod common;
 
 mod bases;
+mod bounds;
 mod classifier;
+mod damage;
 mod head;
 mod hub;
 mod kernels;

@@ -7,11 +7,12 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Var};
+use headstart::model::Backbone;
 use headstart::train::Phase;
 use headstart::train::callback::{Callback, CsvLogger, JsonLinesLogger};
 use headstart::train::callback::{EpochBegin, EpochEnd, StepEnd, Stop, TrainBegin};
 use headstart::train::metrics::{EpochRecord, History};
-use headstart::{Checkpoints, Classifier, Error, Head, Result, Sgd, Trainer};
+use headstart::{Checkpoints, Classifier, ConvBase, Error, Head, Result, Sgd, Trainer, Weights};
 
 fn model() -> Classifier {
     Classifier::new(common::frozen_base(), Head::sigmoid(), &["blue", "red"])
@@ -160,6 +161,20 @@ fn a_callback_may_save_weights_and_change_the_rate() {
         );
     }
     assert!(saved.contains_key("base.block1_conv1.weight"));
+
+    // Whoever writes it, the crate reads it.
+    let loaded = Classifier::load(&file, &Device::Cpu).unwrap();
+    assert_eq!(loaded.class_names(), model.class_names());
+    let base = ConvBase::new(
+        model.base().arch().clone(),
+        Weights::file(&file),
+        &Device::Cpu,
+    );
+    let base = base.unwrap();
+    assert_eq!(base.preprocess(), model.preprocess());
+    for ((name, own), (_, read)) in model.base().tensors().iter().zip(base.tensors()) {
+        assert_eq!(bits(own), bits(&read), "{name}");
+    }
 }
 
 #[test]
@@ -187,11 +202,13 @@ fn logs_hold_every_epoch_also_of_a_resumed_run() {
             .collect();
         assert_eq!(records, history.epochs);
     };
+    let text = |path| std::fs::read_to_string(path).unwrap();
     let history = logged(trainer())
         .fit(&mut model(), &dataset, &dataset)
         .unwrap();
     assert_eq!(history.epochs.len(), 3);
     assert_logged(&history);
+    let first = (text(&csv), text(&json));
 
     // Left in its second epoch, after the last checkpoint but one line of the log later.
     let kept = folder.path().join("checkpoints");
@@ -209,12 +226,25 @@ fn logs_hold_every_epoch_also_of_a_resumed_run() {
         .callback(failing)
         .fit(&mut model(), &dataset, &dataset)
         .unwrap_err();
-    assert_eq!(std::fs::read_to_string(&csv).unwrap().lines().count(), 3);
-    let history = run(logged(trainer()))
+    // The first run's lines stay.
+    assert_eq!(text(&csv).lines().count(), 1 + 3 + 2);
+    let resumed = run(logged(trainer()))
         .fit(&mut model(), &dataset, &dataset)
         .unwrap();
-    assert_eq!(history.epochs.len(), 3);
-    assert_logged(&history);
+    assert_eq!(resumed.epochs.len(), 3);
+    let after = |path, before: &str| text(path).strip_prefix(before).unwrap().to_owned();
+    let (csv_rest, json_rest) = (after(&csv, &first.0), after(&json, &first.1));
+    let header = first.0.lines().next().unwrap();
+    std::fs::write(&csv, format!("{header}\n{csv_rest}")).unwrap();
+    std::fs::write(&json, json_rest).unwrap();
+    assert_logged(&resumed);
+
+    // What is no log is not written over.
+    std::fs::write(&csv, "precious\n").unwrap();
+    let error = logged(trainer()).fit(&mut model(), &dataset, &dataset);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("not written over"), "{error}");
+    assert_eq!(text(&csv), "precious\n");
 }
 
 #[cfg(feature = "tensorboard")]
@@ -243,7 +273,7 @@ fn event_files_hold_the_figures() {
     for (record, epoch) in records[1..].iter().zip(&history.epochs) {
         for (tag, value) in [
             ("loss/train", epoch.loss),
-            ("loss/validation", epoch.val_loss),
+            ("loss/validation", epoch.val_loss.unwrap()),
             ("accuracy/train", epoch.accuracy),
             ("learning_rate", 0.01),
         ] {
@@ -254,4 +284,29 @@ fn event_files_hold_the_figures() {
             assert!(record.windows(field.len()).any(|w| w == field), "{tag}");
         }
     }
+}
+
+/// A second run shows beside the first, and a resumed one goes on with the last.
+#[cfg(feature = "tensorboard")]
+#[test]
+fn event_files_of_two_runs_are_two() {
+    use headstart::train::callback::TensorBoard;
+    let (_pictures, dataset) = common::colours(2);
+    let (folder, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files = |folder: &std::path::Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        entries
+            .filter(|entry| entry.as_ref().unwrap().path().is_file())
+            .count()
+    };
+    let run = |trainer: Trainer| {
+        let trainer = trainer.callback(TensorBoard::new(folder.path()));
+        trainer.fit(&mut model(), &dataset, &dataset).unwrap();
+    };
+    run(trainer());
+    run(trainer().resume(kept.path()));
+    run(trainer().resume(kept.path()));
+    run(trainer());
+    let places = ["", "run-2", "run-3", "run-4"].map(|name| files(&folder.path().join(name)));
+    assert_eq!(places, [1, 2, 1, 0]);
 }

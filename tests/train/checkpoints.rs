@@ -59,8 +59,15 @@ fn optimizers() -> [AnyOptimizer; 3] {
 type End = (Vec<(String, Vec<u32>)>, Vec<[u64; 4]>);
 
 fn end(model: &Classifier, history: &History) -> End {
-    let figures =
-        |e: &EpochRecord| [e.loss, e.accuracy, e.val_loss, e.val_accuracy].map(f64::to_bits);
+    let figures = |e: &EpochRecord| {
+        [
+            e.loss,
+            e.accuracy,
+            e.val_loss.unwrap(),
+            e.val_accuracy.unwrap(),
+        ]
+        .map(f64::to_bits)
+    };
     let tensors = model
         .base()
         .tensors()
@@ -284,7 +291,15 @@ fn another_run_is_not_mistaken_for_this_one() {
         assert!(error.contains(option), "{error} does not name {option}");
     }
     let (_more, more) = common::colours(6);
-    assert!(error(begun(), &mut model(), &more).contains("`train.labels`"));
+    let error_of_more = error(begun(), &mut model(), &more);
+    assert!(
+        error_of_more.contains("training pictures"),
+        "{error_of_more}"
+    );
+    assert!(
+        error_of_more.contains("`blue/5.png` is new"),
+        "{error_of_more}"
+    );
     let base = ConvBase::vgg11(Weights::Random { seed: 4 }, &Device::Cpu).unwrap();
     let head = Head::sigmoid().hidden(8).dropout(0.3);
     let other = Classifier::new(base.frozen(), head, &["blue", "red"]).unwrap();

@@ -56,7 +56,10 @@ fn child() {
         .unwrap();
     let base = bits(model.base().tensors());
     assert_eq!(base != untrained, open.is_some(), "what is open is trained");
-    let losses = history.epochs.iter().flat_map(|e| [e.loss, e.val_loss]);
+    let losses = history
+        .epochs
+        .iter()
+        .flat_map(|e| [e.loss, e.val_loss.unwrap()]);
     let losses: Vec<u8> = losses.flat_map(f64::to_le_bytes).collect();
     let end = [losses, base, bits(model.head().tensors())].concat();
     std::fs::write(folder.join("end"), end).unwrap();

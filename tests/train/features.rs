@@ -58,7 +58,13 @@ struct Outcome {
 impl Outcome {
     fn new<B: Backbone>(history: &History, model: &Classifier<B>) -> Self {
         let figures = |e: &headstart::train::metrics::EpochRecord| {
-            [e.loss, e.accuracy, e.val_loss, e.val_accuracy].map(f64::to_bits)
+            [
+                e.loss,
+                e.accuracy,
+                e.val_loss.unwrap(),
+                e.val_accuracy.unwrap(),
+            ]
+            .map(f64::to_bits)
         };
         let variables = model.variables().into_iter();
         Self {
@@ -533,4 +539,69 @@ fn what_cannot_be_cached_is_named() {
         &[],
     );
     assert!(found.contains(file.path().to_str().unwrap()), "{found}");
+}
+
+/// A flag that is raised while features are computed is heeded then, and nothing half done is kept.
+#[test]
+fn a_raised_flag_stops_the_computation_of_features() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    let (_folder, dataset) = common::colours(50);
+    let kept = tempfile::tempdir().unwrap();
+    for cache in [
+        FeatureCache::in_memory(),
+        FeatureCache::on_disk(kept.path()),
+    ] {
+        let flag = Arc::new(AtomicBool::new(false));
+        let (raise, epochs) = (flag.clone(), Arc::new(AtomicUsize::new(0)));
+        let begun = epochs.clone();
+        struct Count(Arc<AtomicUsize>);
+        impl headstart::train::callback::Callback for Count {
+            fn on_epoch_begin(
+                &mut self,
+                _: &headstart::train::callback::EpochBegin,
+            ) -> headstart::Result<()> {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+        let raised = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            raise.store(true, Ordering::Relaxed);
+            std::time::Instant::now()
+        });
+        let base = common::frozen_base();
+        let model = Classifier::new(base, Head::sigmoid(), &["blue", "red"]).unwrap();
+        // Half a minute's work.
+        let mut model = model.input_size(224, 224).unwrap();
+        let trainer = Trainer::new(RmsProp::new(1e-3))
+            .feature_cache(cache)
+            .stop_flag(flag);
+        let history = trainer
+            .callback(Count(begun))
+            .fit(&mut model, &dataset, &dataset)
+            .unwrap();
+        let waited = raised.join().unwrap().elapsed();
+        assert!(history.epochs.is_empty() && epochs.load(Ordering::Relaxed) == 0);
+        assert!(waited.as_secs() < 20, "{waited:?}");
+    }
+    assert_eq!(std::fs::read_dir(kept.path()).unwrap().count(), 0);
+}
+
+/// A picture that became a pipe is a problem, not a wait.
+#[cfg(unix)]
+#[test]
+fn a_picture_that_became_a_pipe_is_skipped() {
+    let (folder, dataset) = common::colours(3);
+    let path = folder.path().join("red/1.png");
+    std::fs::remove_file(&path).unwrap();
+    common::files::pipe(&path);
+    let kept = tempfile::tempdir().unwrap();
+    let model = Classifier::new(common::frozen_base(), Head::sigmoid(), &["blue", "red"]).unwrap();
+    let mut model = model.input_size(32, 32).unwrap();
+    let trainer =
+        Trainer::new(RmsProp::new(1e-3)).feature_cache(FeatureCache::on_disk(kept.path()));
+    trainer.fit(&mut model, &dataset, &dataset).unwrap();
+    assert_eq!(dataset.problems().len(), 1);
 }

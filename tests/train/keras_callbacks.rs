@@ -36,8 +36,8 @@ fn drive(callback: &mut dyn Callback, case: &Value) -> (Vec<f64>, usize) {
             .unwrap();
         let record = EpochRecord {
             epoch: index + 1,
-            val_loss: figure,
-            val_accuracy: figure,
+            val_loss: Some(figure),
+            val_accuracy: Some(figure),
             ..EpochRecord::default()
         };
         let mut event = EpochEnd::new(&record, &validation, &history, &mut rate);

@@ -104,3 +104,28 @@ fn misfits_are_named() {
     assert!(error(categorical, (2, 3), &[0, 3]).contains("below 3"));
     assert!(error(categorical, (0, 3), &[]).contains("logits"));
 }
+
+/// Integers would be taken for logits and their sign for a huge number.
+#[test]
+fn integers_are_no_logits() {
+    for dtype in [DType::U8, DType::U32, DType::I64] {
+        for (loss, columns) in [
+            (Loss::BinaryCrossEntropy, 1),
+            (Loss::CategoricalCrossEntropy, 3),
+        ] {
+            let logits = Tensor::ones((2, columns), dtype, &Device::Cpu).unwrap();
+            let error = loss.forward(&logits, &[0, 1]).unwrap_err().to_string();
+            assert!(error.contains("`logits`"), "{error}");
+        }
+    }
+    let options = LossOptions {
+        class_weights: vec![0.0, 0.0],
+        ..LossOptions::default()
+    };
+    let logits = Tensor::ones((2, 1), DType::F32, &Device::Cpu).unwrap();
+    assert!(
+        Loss::BinaryCrossEntropy
+            .forward_with(&logits, &[0, 1], &options)
+            .is_err()
+    );
+}

@@ -45,8 +45,8 @@ fn figures_are_scikit_learns() {
             );
         };
         assert_eq!(found.confusion, case.confusion, "{}", case.name);
-        assert_eq!(found.loss, 0.25);
-        close(found.accuracy, case.accuracy, "accuracy");
+        assert_eq!(found.loss, Some(0.25));
+        close(found.accuracy.unwrap(), case.accuracy, "accuracy");
         assert_eq!(found.per_class.len(), case.classes);
         for (class, figures) in found.per_class.iter().enumerate() {
             close(figures.precision, case.precision[class], "precision");
@@ -109,4 +109,24 @@ fn the_table_has_every_figure() {
     ] {
         assert!(table.contains(figure), "{figure} is not in\n{table}");
     }
+}
+
+/// Letters of two columns, of one, and marks of none: the columns of the table stay under each other.
+#[test]
+fn tables_stand_beside_wide_names() {
+    use unicode_width::UnicodeWidthStr;
+    let names = ["サンタクロース", "santa", "cafe\u{301}"].map(String::from);
+    let rows = [vec![0.5, 0.25, 0.25], vec![0.25, 0.5, 0.25]];
+    let score = Evaluation::from_predictions(&[0, 1], &rows, &names, 0.5).unwrap();
+    let text = score.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[2..5]
+            .iter()
+            .all(|line| line.width() == lines[1].width()),
+        "{text}"
+    );
+    assert_eq!(lines[6].width(), lines[7].width(), "{text}");
+    // Of a class without pictures there is no recall.
+    assert!(lines[4].contains('–'), "{text}");
 }

@@ -35,7 +35,13 @@ fn trainer(learning_rate: f64) -> Trainer {
 /// A history without its clock.
 fn losses(history: &History) -> Vec<[u64; 4]> {
     let bits = |e: &headstart::train::metrics::EpochRecord| {
-        [e.loss, e.accuracy, e.val_loss, e.val_accuracy].map(f64::to_bits)
+        [
+            e.loss,
+            e.accuracy,
+            e.val_loss.unwrap(),
+            e.val_accuracy.unwrap(),
+        ]
+        .map(f64::to_bits)
     };
     history.epochs.iter().map(bits).collect()
 }
@@ -54,12 +60,12 @@ fn it_learns_to_tell_colours_apart() {
         history.epochs[4].loss < 0.5 * history.epochs[0].loss,
         "{history:?}"
     );
-    assert_eq!(model.evaluate(&validation).unwrap().accuracy, 1.0);
+    assert_eq!(model.evaluate(&validation).unwrap().accuracy, Some(1.0));
     // The last record's validation is the score of the model as it is left.
     let score = model.evaluate(&validation).unwrap();
     let last = history.last().unwrap();
     assert_eq!(last.val_accuracy, score.accuracy);
-    assert!((last.val_loss - score.loss).abs() < 1e-6);
+    assert!((last.val_loss.unwrap() - score.loss.unwrap()).abs() < 1e-6);
 }
 
 #[test]
@@ -117,11 +123,14 @@ fn a_loss_that_is_no_number_stops_the_run() {
         .epochs(3)
         .fit(&mut model, &dataset, &dataset)
         .unwrap_err();
-    let Error::Diverged { epoch, step, loss } = error else {
+    let Error::Diverged {
+        epoch, step, value, ..
+    } = error
+    else {
         panic!("{error}");
     };
     assert!(
-        !loss.is_finite() && epoch == 1 && step >= 2,
+        !value.is_finite() && epoch == 1,
         "epoch {epoch}, step {step}"
     );
 }
@@ -208,8 +217,8 @@ fn a_history_reads_back_as_it_was() {
                 record.epoch as f64,
                 record.loss,
                 record.accuracy,
-                record.val_loss,
-                record.val_accuracy
+                record.val_loss.unwrap(),
+                record.val_accuracy.unwrap()
             ]
         );
     }

@@ -7,7 +7,7 @@ use image::Rgb32FImage;
 pub(super) fn shift_channels(picture: &mut Rgb32FImage, levels: f32) {
     let (darkest, brightest) = range(picture);
     for level in picture.iter_mut() {
-        *level = (*level + levels).clamp(darkest, brightest);
+        *level = bounded(*level + levels, darkest, brightest);
     }
 }
 
@@ -26,13 +26,18 @@ pub(super) fn brighten(picture: &mut Rgb32FImage, factor: f32) {
                 whole = whole / spread * 255.0;
             }
         }
-        let brighter = (factor * whole.trunc()).clamp(0.0, 255.0).trunc();
+        let brighter = bounded(factor * whole.trunc(), 0.0, 255.0).trunc();
         *level = if outside {
             brighter / 255.0 * spread + darkest
         } else {
             brighter
         };
     }
+}
+
+/// The number brought into a range; its lower end for NaN. Unlike `clamp` it takes any range.
+fn bounded(value: f32, low: f32, high: f32) -> f32 {
+    value.max(low).min(high)
 }
 
 fn range(picture: &Rgb32FImage) -> (f32, f32) {

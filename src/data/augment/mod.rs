@@ -113,7 +113,7 @@ impl Augmenter {
         self.zoom_range(1.0 - amount..=1.0 + amount)
     }
 
-    /// Zooms each axis by a factor of its own from a range above 0.
+    /// Zooms each axis by a factor of its own from a range within 0.01 to 100.
     pub fn zoom_range(mut self, factors: RangeInclusive<f64>) -> Self {
         self.zoom = (*factors.start(), *factors.end());
         self
@@ -138,7 +138,7 @@ impl Augmenter {
         self
     }
 
-    /// Multiplies the grey levels by a factor from a range, 0 or more; levels become whole numbers, as in
+    /// Multiplies the grey levels by a factor from a range within 0 to 255; levels become whole numbers, as in
     /// Keras.
     pub fn brightness(mut self, factors: RangeInclusive<f64>) -> Self {
         self.brightness = Some((*factors.start(), *factors.end()));
@@ -178,23 +178,21 @@ impl Augmenter {
         within("shear", self.shear, 89.0, "0 to 89 degrees")?;
         let levels = "0 to 255 grey levels";
         within("channel_shift", self.channel_shift, 255.0, levels)?;
-        let range = |option, (low, high): (f64, f64), above_zero: bool, allowed: &str| {
-            let bounded = low >= 0.0 && !(above_zero && low == 0.0) && high.is_finite();
-            if bounded && low <= high {
+        let range = |option, (low, high): (f64, f64), least: f64, most: f64, allowed: &str| {
+            if least <= low && low <= high && high <= most {
                 Ok(())
             } else {
                 Err(Error::option(option, format!("{low}..={high}"), allowed))
             }
         };
-        range("zoom", self.zoom, true, "a range of factors above 0")?;
+        let factors = "a range of factors within 0.01 to 100";
+        range("zoom", self.zoom, 0.01, 100.0, factors)?;
         if let Some(brightness) = self.brightness {
-            let factors = "a range of factors, 0 or more";
-            range("brightness", brightness, false, factors)?;
+            let factors = "a range of factors within 0 to 255";
+            range("brightness", brightness, 0.0, 255.0, factors)?;
         }
-        if let FillMode::Constant(level) = self.fill_mode
-            && !level.is_finite()
-        {
-            return Err(Error::option("fill_mode", level, "a finite grey level"));
+        if let FillMode::Constant(level) = self.fill_mode {
+            within("fill_mode", level.into(), 255.0, "a grey level, 0 to 255")?;
         }
         Ok(())
     }
@@ -235,6 +233,9 @@ impl Augmenter {
 
     /// Applies one variation to a picture of grey levels in [0, 255]: affine warp, channel shift, horizontal
     /// flip, vertical flip, brightness. Only the fill mode and `keras_compat` of the augmenter matter.
+    ///
+    /// Any numbers will do, in range or not: a warp by what is not finite leaves the picture where it is, and grey levels
+    /// that were finite stay finite.
     pub fn apply(&self, picture: &Rgb32FImage, params: &AugmentParams) -> Rgb32FImage {
         let (width, height) = picture.dimensions();
         let warp = Affine::new(params, height as usize, width as usize, self.keras_compat);

@@ -3,24 +3,29 @@
 use image::{Rgb, RgbImage};
 
 use super::{Augmenter, grey_levels};
-use crate::error::{Error, Result};
+use crate::bounds;
+use crate::error::Result;
 use crate::random::{self, Purpose};
 
 /// The gap between the pictures of a contact sheet, in pixels.
 const GAP: u32 = 2;
 
 impl Augmenter {
-    /// A contact sheet of `count` variations of a picture, in a grid of about as many columns as rows with white
+    /// A contact sheet of `count` variations of a picture, up to 10,000 and 2²⁷ pixels in all, in a grid of about as many columns as rows with white
     /// gaps of two pixels.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for an option out of its range, or a count of 0.
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for an option, or a count, out of its range.
     pub fn preview(&self, picture: &RgbImage, count: usize, seed: u64) -> Result<RgbImage> {
         self.check()?;
-        if count == 0 {
-            return Err(Error::option("count", count, "1 or more"));
-        }
+        bounds::within("count", count, 1..=bounds::SHEET)?;
         let (width, height) = picture.dimensions();
+        let factors = [
+            count,
+            width as usize + GAP as usize,
+            height as usize + GAP as usize,
+        ];
+        bounds::product("count", &factors, bounds::SHEET_PIXELS, "pixels")?;
         let columns = (count as f64).sqrt().ceil() as u32;
         let rows = (count as u32).div_ceil(columns);
         let white = Rgb([255; 3]);

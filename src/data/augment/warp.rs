@@ -4,6 +4,9 @@ use image::{Rgb, Rgb32FImage};
 
 use super::params::AugmentParams;
 
+/// Coordinates further away are taken for this, in pixels: far beyond any picture, and safe to count with.
+const FAR: f64 = 1e9;
+
 /// How far outside, in pixels, a coordinate still counts as on the edge.
 const ON_EDGE: f64 = 1e-9;
 
@@ -42,7 +45,8 @@ pub(super) struct Affine {
 }
 
 impl Affine {
-    /// The map from output to input pixels, about the picture's centre; none for the identity.
+    /// The map from output to input pixels, about the picture's centre; none for the identity, and for what is no map
+    /// because a number is not finite.
     ///
     /// Source: `get_random_transform` and `apply_affine_transform` of Keras's `ImageDataGenerator`, multiplied
     /// out. There the x axis is meant to be rows and ends up as columns: the height shift moves columns, and height
@@ -83,7 +87,9 @@ impl Affine {
         let offset = [0, 1].map(|axis| {
             centre[axis] + shift[axis] - matrix[axis][0] * centre[0] - matrix[axis][1] * centre[1]
         });
-        Some(Self { matrix, offset })
+        let numbers = matrix.iter().flatten().chain(&offset);
+        let is_map = numbers.into_iter().all(|number| number.is_finite());
+        is_map.then_some(Self { matrix, offset })
     }
 
     /// Resamples bilinearly.
@@ -151,6 +157,12 @@ impl Source<'_> {
     /// The two pixels a coordinate lies between, and how far it is from the first to the second.
     fn neighbours(&self, at: f64, length: usize) -> (usize, usize, f32) {
         let last = (length - 1) as f64;
+        // Sums of huge numbers may be infinite, or none at all.
+        let at = if at.is_nan() {
+            0.0
+        } else {
+            at.clamp(-FAR, FAR)
+        };
         let at = match self.fill {
             FillMode::Nearest | FillMode::Constant(_) => at.clamp(0.0, last),
             FillMode::Wrap if self.keras_compat && length > 1 => keras_wrap(at, last),

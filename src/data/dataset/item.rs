@@ -1,7 +1,6 @@
 //! One picture of a dataset: its name, its label, and where its pixels come from.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use image::RgbImage;
 
 use crate::data::decode::Decoder;
 use crate::error::Result;
+use crate::{bounds, files};
 
 /// One picture of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +71,7 @@ impl Item {
     /// its height and width and then its pixels.
     pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
         match &self.source {
-            Source::File if std::fs::metadata(&self.path)?.is_file() => std::fs::read(&self.path),
-            // Reading a pipe could wait forever.
-            Source::File => Err(io::Error::other("not a file")),
+            Source::File => files::read(&self.path, bounds::FILE),
             Source::Member(member) => member.read(),
             Source::Memory(image) => {
                 let [height, width] = [image.height(), image.width()].map(u32::to_le_bytes);
@@ -87,7 +85,7 @@ impl Member {
     /// Opens the archive anew: that costs little beside decoding, and a dataset may have more archives than a
     /// process may have open files.
     fn read(&self) -> io::Result<Vec<u8>> {
-        let mut archive = File::open(&self.archive)?;
+        let mut archive = files::open(&self.archive)?;
         archive.seek(SeekFrom::Start(self.offset))?;
         let mut bytes = Vec::with_capacity(self.len as usize);
         archive.take(self.len).read_to_end(&mut bytes)?;

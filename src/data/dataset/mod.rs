@@ -11,7 +11,9 @@ mod samples;
 mod scan;
 mod split;
 mod tar;
+mod usable;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,6 +82,10 @@ pub struct Dataset {
     left_out: Arc<Vec<PathBuf>>,
     warnings: Arc<Vec<String>>,
     decoder: Decoder,
+    /// What was found when it was opened that looks like a picture and is none of the items.
+    unlisted: Arc<BTreeSet<PathBuf>>,
+    /// The share of pictures that must be usable.
+    least_usable: f64,
 }
 
 /// The name for a [`Dataset`] that is opened from class folders: `DirectoryDataset::open("pictures")`.
@@ -218,6 +224,8 @@ impl Dataset {
             root: scan.root,
             class_names: scan.class_names,
             found: items.len() + scan.problems.len(),
+            unlisted: Arc::new(scan.problems.keys().cloned().collect()),
+            least_usable: usable::LEAST,
             items: Arc::new(items),
             policy: Policy::default(),
             problems: Problems::new(scan.problems),

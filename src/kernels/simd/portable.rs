@@ -83,8 +83,8 @@ impl Simd for Portable {
     #[inline(always)]
     fn gate(self, gate: Self::V, end: Self::V, value: Self::V) -> Self::V {
         std::array::from_fn(|i| {
-            let is_open = gate[i] > 0.0 && !(gate[i] >= end[i]);
-            if is_open || value[i].is_nan() {
+            let is_past = gate[i] >= end[i];
+            if gate[i] > 0.0 && !is_past || value[i].is_nan() {
                 value[i]
             } else {
                 0.0

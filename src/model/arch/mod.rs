@@ -17,6 +17,7 @@ mod vgg;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::bounds;
 use crate::data::Resize;
 use crate::error::{Error, Result};
 
@@ -24,9 +25,6 @@ use layer::{Conv, Layer};
 
 pub use pretrained::{Pretrained, Top1};
 pub use vgg::{Block, Vgg};
-
-/// The largest side in pixels that a base takes.
-pub(crate) const MAX_SIDE: usize = 8192;
 
 /// A convolutional base without its top, as a table.
 ///
@@ -193,12 +191,12 @@ impl Arch {
     pub(crate) fn smallest_side(&self, first: usize) -> usize {
         let channels = self.inputs(first);
         let layers = || self.blocks[first..].iter().flat_map(|block| &block.layers);
-        (1..MAX_SIDE)
+        (1..bounds::SIDE)
             .find(|side| layer::output(layers(), [channels, *side, *side]).is_some())
-            .unwrap_or(MAX_SIDE)
+            .unwrap_or(bounds::SIDE)
     }
 
-    /// Checks that it has blocks with layers, that each layer takes what the one before gives, and that names of blocks
+    /// Checks that it has blocks with layers, that none is too large, that each layer takes what the one before gives, and that names of blocks
     /// and convolutions are distinct.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |found: String, allowed: &str| Err(Error::option("arch", found, allowed));
@@ -206,7 +204,11 @@ impl Arch {
         if self.blocks.is_empty() {
             return wrong(format!("`{name}` without blocks"), "one block or more");
         }
-        let mut shape = [3, MAX_SIDE, MAX_SIDE];
+        for (_, conv) in self.convs() {
+            let kernel = [conv.outputs, conv.inputs, conv.kernel, conv.kernel];
+            bounds::product("arch", &kernel, bounds::DENSE, "weights in a convolution")?;
+        }
+        let mut shape = [3, bounds::SIDE, bounds::SIDE];
         for block in &self.blocks {
             for layer in &block.layers {
                 shape = match layer.output(shape) {

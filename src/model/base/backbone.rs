@@ -8,11 +8,12 @@ use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 use super::ConvBase;
+use crate::bounds;
 use crate::data::{Preprocess, Resize};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Isa};
+use crate::model::arch::Arch;
 use crate::model::arch::layer::{Conv, Layer};
-use crate::model::arch::{Arch, MAX_SIDE};
 use crate::model::backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBackbone};
 use crate::model::weights::ConvTensors;
 
@@ -26,14 +27,11 @@ impl Backbone for ConvBase {
     }
 
     fn output_shape(&self, height: usize, width: usize) -> Result<[usize; 3]> {
-        let shape = match height.max(width) {
-            0..=MAX_SIDE => self.arch.output([3, height, width]),
-            _ => None,
-        };
-        shape.ok_or_else(|| {
+        bounds::input_size(height, width)?;
+        self.arch.output([3, height, width]).ok_or_else(|| {
             let side = self.arch.smallest_side(0);
-            let allowed = format!("{side}×{side} to {MAX_SIDE}×{MAX_SIDE} for {}", self.arch);
-            Error::option("input size", format!("{height}×{width}"), allowed)
+            let allowed = format!("{side}×{side} or more for {}", self.arch);
+            Error::option("input_size", format!("{height}×{width}"), allowed)
         })
     }
 
@@ -101,6 +99,10 @@ impl Backbone for ConvBase {
 
     fn resize(&self) -> Resize {
         self.arch.resize()
+    }
+
+    fn saved_as(&self) -> Option<Result<(&'static str, Value)>> {
+        Some(self.describe().map(|description| (Self::KIND, description)))
     }
 }
 

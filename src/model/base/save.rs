@@ -1,23 +1,25 @@
 //! A base's weights in a file of their own.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
 
 use super::ConvBase;
-use crate::atomic_file;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::backbone::Backbone;
 use crate::model::names;
+use crate::tensor_file;
 
 impl ConvBase {
     /// Writes the weights, as [`Weights::file`](crate::Weights::file) reads them, to a safetensors file, whole or not
     /// at all. `dtype` is that of the file: [`DType::F16`] halves it. `notes` become metadata beside the preprocess:
-    /// what the weights were trained on, their licence.
+    /// what the weights were trained on, their licence. A checksum of the file is another entry, which reading it
+    /// compares.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file.
+    /// [`Error::Io`](crate::Error::Io) naming the file; [`Error::NotFinite`](crate::Error::NotFinite) for a weight that
+    /// is no finite number, or none of `dtype`.
     pub fn save(&self, path: impl AsRef<Path>, dtype: DType, notes: &[(&str, &str)]) -> Result<()> {
         let path = path.as_ref();
         let tensors = self
@@ -30,13 +32,11 @@ impl ConvBase {
             (names::PREPROCESS, self.preprocess.to_string()),
         ];
         let notes = notes.iter().map(|(key, note)| (*key, (*note).to_owned()));
-        let metadata: HashMap<_, _> = own
+        let metadata: BTreeMap<_, _> = own
             .into_iter()
             .chain(notes)
             .map(|(key, value)| (key.to_owned(), value))
             .collect();
-        let bytes = safetensors::serialize(tensors, Some(metadata))
-            .map_err(Error::format("weights as safetensors", path))?;
-        atomic_file::write(path, |file| file.write_all(&bytes))
+        tensor_file::write(path, tensors, metadata)
     }
 }

@@ -1,5 +1,6 @@
 //! What a head is made of, before it has parameters.
 
+use crate::bounds;
 use crate::error::{Error, Result};
 
 /// How feature maps (C, h, w) become a vector.
@@ -65,12 +66,13 @@ impl Head {
         Self::new(Output::Sigmoid)
     }
 
-    /// One unit per class, with a softmax over them.
+    /// One unit per class, with a softmax over them: 2 to 10,000.
     pub fn softmax(classes: usize) -> Self {
         Self::new(Output::Softmax(classes))
     }
 
-    /// Adds a dense layer of this many units with a ReLU.
+    /// Adds a dense layer of this many units, 1 to 65,536, with a ReLU. A head has up to 64 layers, and a layer up to
+    /// 2²⁹ numbers.
     pub fn hidden(mut self, units: usize) -> Self {
         self.layers.push(Layer::Hidden(units));
         self
@@ -111,24 +113,34 @@ impl Head {
     /// Checks every option.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for fewer than two classes, a hidden layer without units, or a dropout probability
-    /// outside [0, 1).
+    /// [`Error::InvalidOption`] for fewer than two classes or more than 10,000, a hidden layer without units or with
+    /// more than 65,536, more than 64 layers, or a dropout probability outside [0, 1).
     pub fn check(&self) -> Result<()> {
-        if self.classes() < 2 {
-            return Err(Error::option(
-                "softmax",
-                self.classes(),
-                "2 classes or more",
-            ));
+        if let Output::Softmax(classes) = self.output {
+            bounds::within("softmax", classes, 2..=bounds::CLASSES)?;
         }
+        bounds::within("layers", self.layers.len(), 0..=bounds::LAYERS)?;
         for layer in &self.layers {
             match layer {
-                Layer::Hidden(0) => return Err(Error::option("hidden", 0, "1 unit or more")),
+                Layer::Hidden(units) => bounds::within("hidden", *units, 1..=bounds::UNITS)?,
                 Layer::Dropout(p) if !(0.0..1.0).contains(p) => {
                     return Err(Error::option("dropout", p, "at least 0 and below 1"));
                 }
-                _ => {}
+                Layer::Dropout(_) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Checks every option, and that no layer on such features is too large.
+    pub(super) fn check_on(&self, features: [usize; 3]) -> Result<()> {
+        self.check()?;
+        if self.pooling == Pooling::Flatten {
+            bounds::product("input_size", &features, bounds::DENSE, "features")?;
+        }
+        for (_, inputs, outputs) in self.dense_layers(features) {
+            let factors = [inputs, outputs];
+            bounds::product("hidden", &factors, bounds::DENSE, "weights in a layer")?;
         }
         Ok(())
     }

@@ -26,6 +26,26 @@ impl Head {
     }
 }
 
+impl HeadLayers {
+    /// Whether its parameters are still those it was made with.
+    pub(crate) fn is_fresh(&self) -> Result<bool> {
+        let made = self
+            .config()
+            .build(self.features(), &Device::Cpu)?
+            .tensors();
+        let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
+            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+            Ok(values.into_iter().map(f32::to_bits).collect())
+        };
+        for ((_, own), (_, made)) in self.tensors().iter().zip(&made) {
+            if bits(own)? != bits(made)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 fn glorot_uniform(
     outputs: usize,
     inputs: usize,

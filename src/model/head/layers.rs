@@ -44,7 +44,7 @@ impl HeadLayers {
         features: [usize; 3],
         mut tensor: impl FnMut(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
-        config.check()?;
+        config.check_on(features)?;
         let dense = config
             .dense_layers(features)
             .into_iter()
@@ -68,6 +68,25 @@ impl HeadLayers {
     /// What the head was made from.
     pub fn config(&self) -> &Head {
         &self.config
+    }
+
+    /// The shape (C, h, w) of the features it takes.
+    pub(crate) fn features(&self) -> [usize; 3] {
+        self.features
+    }
+
+    /// The same head for features of this shape; none where its first layer would not fit them.
+    pub(crate) fn on_features(&self, features: [usize; 3]) -> Result<Option<Self>> {
+        let fits = self.config.flat(features) == self.config.flat(self.features)
+            && (self.config.pooling == Pooling::GlobalAverage || features == self.features);
+        if !fits {
+            return Ok(None);
+        }
+        self.config.check_on(features)?;
+        Ok(Some(Self {
+            features,
+            ..self.clone()
+        }))
     }
 
     /// Features (N, C, h, w) → logits (N, 1) or (N, K). Dropout works in [`Mode::Train`] when it is given
@@ -102,7 +121,7 @@ impl HeadLayers {
             match *layer {
                 Layer::Hidden(_) => {
                     let dense = hidden.next().expect("one dense layer per hidden layer");
-                    x = dense.forward(&x, mode)?.relu()?;
+                    x = relu(&dense.forward(&x, mode)?)?;
                 }
                 Layer::Dropout(probability) => {
                     if let (Mode::Train, Some(dropout)) = (mode, dropout) {
@@ -194,6 +213,11 @@ impl HeadLayers {
         layers.extend(dense.map(Dense::info));
         layers
     }
+}
+
+/// max(x, 0), and NaN of what is not finite: candle's makes 0 of NaN, which would then pass for an answer.
+fn relu(x: &Tensor) -> Result<Tensor> {
+    Ok((x.relu()? + (x.detach() * 0.0)?)?)
 }
 
 impl Dense {

@@ -1,30 +1,29 @@
 //! A base's weights from a safetensors file, reading nothing but them.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 
+use super::foreign;
 use super::naming::Naming;
-use super::tensors::{ConvTensors, NormTensors};
+use super::tensors::{ConvTensors, check_values};
 use crate::data::Preprocess;
 use crate::error::{Cause, While};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::arch::Arch;
 use crate::model::names;
-
-/// The longest header that is believed; safetensors allows 100 MB, ours are a few kB.
-const MAX_HEADER: u64 = 16 << 20;
+use crate::tensor_file::TensorFile;
 
 /// What a file gives: the tensors of every convolution in the table's order as f32, and what pixels must look like.
 pub(super) type Loaded = (Vec<ConvTensors>, Preprocess);
 
 /// Reads what a table needs from a file.
 pub(super) fn load(path: &Path, arch: &Arch, device: &Device) -> Result<Loaded> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    let file = files::open(path).map_err(Error::io(path))?;
     read(path, file, arch, device)
 }
 
@@ -35,16 +34,7 @@ pub(super) fn read(
     arch: &Arch,
     device: &Device,
 ) -> Result<Loaded> {
-    let mut file = WeightFile::open(path, content)?;
-    let naming = file.naming(arch)?;
-    let preprocess = file.preprocess(arch, naming)?;
-    let convs = arch.convs().map(|(_, conv)| {
-        let names = naming.tensors(conv).into_iter();
-        let tensors = names.map(|(name, shape)| file.tensor(&name, &shape, device));
-        let tensors = tensors.collect::<Result<Vec<_>>>()?;
-        naming.assemble(arch, conv, tensors)
-    });
-    Ok((convs.collect::<Result<_>>()?, preprocess))
+    WeightFile::new(path, TensorFile::read(content))?.load(arch, device)
 }
 
 /// What a saved classifier's metadata says of its base.
@@ -56,82 +46,55 @@ struct SavedBase {
 /// An open file whose header was read and checked.
 struct WeightFile<'a, R> {
     path: &'a Path,
-    content: R,
-    header: Metadata,
-    /// Where tensors begin.
-    data: u64,
+    file: TensorFile<R>,
 }
 
 impl<'a, R: Read + Seek> WeightFile<'a, R> {
-    fn open(path: &'a Path, mut content: R) -> Result<Self> {
-        let length = content.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
-        content.rewind().map_err(Error::io(path))?;
-        let damaged = |reason: String| Error::WeightFile {
-            path: path.to_owned(),
-            source: reason.into(),
-        };
-        let mut prefix = [0; 8];
-        content
-            .read_exact(&mut prefix)
-            .map_err(|error| match error.kind() {
-                ErrorKind::UnexpectedEof => {
-                    damaged(format!("not a safetensors file: only {length} bytes long"))
-                }
-                _ => Error::io(path)(error),
-            })?;
-        let header_length = u64::from_le_bytes(prefix);
-        if header_length > MAX_HEADER {
-            return Err(damaged(format!(
-                "not a safetensors file: it claims a header of {header_length} bytes"
-            )));
+    fn new(path: &'a Path, opened: Result<TensorFile<R>, Cause>) -> Result<Self> {
+        match opened {
+            Ok(file) => Ok(Self { path, file }),
+            Err(cause) => Err(match cause.downcast::<std::io::Error>() {
+                Ok(error) => Error::io(path)(*error),
+                Err(source) => Error::WeightFile {
+                    path: path.to_owned(),
+                    source,
+                },
+            }),
         }
-        if 8 + header_length > length {
-            return Err(damaged(format!(
-                "truncated: the header needs {} bytes, the file has {length}",
-                8 + header_length
-            )));
+    }
+
+    fn load(mut self, arch: &Arch, device: &Device) -> Result<Loaded> {
+        let naming = self.naming(arch)?;
+        let preprocess = self.preprocess(arch, naming)?;
+        let convs = arch.convs().map(|(_, conv)| {
+            let names = naming.tensors(conv).into_iter();
+            let tensors = names.map(|(name, shape)| self.tensor(arch, &name, &shape, device));
+            let tensors = tensors.collect::<Result<Vec<_>>>()?;
+            naming.assemble(arch, conv, tensors)
+        });
+        Ok((convs.collect::<Result<_>>()?, preprocess))
+    }
+
+    /// A tensor that is not there, under any of these names.
+    fn missing(&self, arch: &Arch, tried: &[String]) -> Error {
+        let names = self.file.names();
+        let shape = |name: &str| self.file.info(name).map(|info| info.shape.clone());
+        let guess = foreign::guess(arch, &names, shape);
+        Error::MissingTensor {
+            path: self.path.to_owned(),
+            tensor: tried.join("` or `"),
+            hint: guess.map_or_else(String::new, |guess| format!(": {guess}")),
         }
-        let mut json = vec![0; header_length as usize];
-        content.read_exact(&mut json).map_err(Error::io(path))?;
-        let header: Metadata = serde_json::from_slice(&json)
-            .map_err(|error| damaged(format!("damaged safetensors header: {error}")))?;
-        let data = 8 + header_length;
-        // The header alone bounds nothing: eight tensors of 2⁶¹ bytes are consistent with each other.
-        match data.checked_add(header.data_len() as u64) {
-            Some(wanted) if wanted == length => {}
-            Some(wanted) if wanted < length => {
-                return Err(damaged(format!(
-                    "{} bytes after the last tensor",
-                    length - wanted
-                )));
-            }
-            _ => {
-                return Err(damaged(format!(
-                    "truncated: its header announces {} bytes of tensors, the file has {}",
-                    header.data_len(),
-                    length - data
-                )));
-            }
-        }
-        Ok(Self {
-            path,
-            content,
-            header,
-            data,
-        })
     }
 
     /// Told by the first convolution's weight.
     fn naming(&self, arch: &Arch) -> Result<Naming> {
-        let has = |name: &str| self.header.info(name).is_some();
-        Naming::detect(arch, has).map_err(|tried| Error::MissingTensor {
-            path: self.path.to_owned(),
-            tensor: tried.join("` or `"),
-        })
+        let has = |name: &str| self.file.info(name).is_some();
+        Naming::detect(arch, has).map_err(|tried| self.missing(arch, &tried))
     }
 
     fn preprocess(&self, arch: &Arch, naming: Naming) -> Result<Preprocess> {
-        let entry = |key| self.header.metadata().as_ref()?.get(key);
+        let entry = |key| self.file.entry(key);
         let damaged = |source: Cause| Error::WeightFile {
             path: self.path.to_owned(),
             source,
@@ -150,17 +113,22 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         Ok(base.preprocess)
     }
 
-    fn tensor(&mut self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor> {
-        let info = self.header.info(name).ok_or_else(|| Error::MissingTensor {
-            path: self.path.to_owned(),
-            tensor: name.to_owned(),
-        })?;
+    fn tensor(
+        &mut self,
+        arch: &Arch,
+        name: &str,
+        expected: &[usize],
+        device: &Device,
+    ) -> Result<Tensor> {
+        let Some(info) = self.file.info(name).cloned() else {
+            return Err(self.missing(arch, &[name.to_owned()]));
+        };
         if info.shape != expected {
             return Err(Error::TensorShape {
                 path: self.path.to_owned(),
                 tensor: name.to_owned(),
                 expected: expected.to_vec(),
-                found: info.shape.clone(),
+                found: info.shape,
             });
         }
         let damaged = |reason: String| Error::WeightFile {
@@ -176,18 +144,9 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
                 info.dtype
             )));
         }
-        let TensorInfo {
-            dtype,
-            data_offsets: (start, end),
-            ..
-        } = *info;
-        // The header was checked: the length is that of the shape, which is the one expected.
-        let mut bytes = vec![0; end - start];
-        self.content
-            .seek(SeekFrom::Start(self.data + start as u64))
-            .and_then(|_| self.content.read_exact(&mut bytes))
-            .map_err(|error| damaged(error.to_string()))?;
-        let view = TensorView::new(dtype, expected.to_vec(), &bytes)
+        let bytes = self.file.bytes(&info);
+        let bytes = bytes.map_err(|error| damaged(error.to_string()))?;
+        let view = TensorView::new(info.dtype, info.shape, &bytes)
             .map_err(|error| damaged(error.to_string()))?;
         let values: Vec<f32> = view
             .load(&Device::Cpu)?
@@ -196,18 +155,6 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
             .to_vec1()?;
         check_values(name, &values).map_err(damaged)?;
         Ok(Tensor::from_vec(values, expected, device)?)
-    }
-}
-
-/// Finite, and not negative where the root will be taken; otherwise what is wrong.
-fn check_values(name: &str, values: &[f32]) -> Result<(), String> {
-    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-        return Err(format!("holds {value} as an f32 weight"));
-    }
-    let is_variance = name.ends_with(NormTensors::VARIANCE);
-    match values.iter().find(|value| is_variance && **value < 0.0) {
-        Some(value) => Err(format!("holds {value}, and no variance is negative")),
-        None => Ok(()),
     }
 }
 

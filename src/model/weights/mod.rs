@@ -4,6 +4,7 @@ mod branches;
 #[cfg(feature = "compact")]
 mod compact;
 mod file;
+mod foreign;
 #[cfg(feature = "hub")]
 mod hub;
 mod naming;
@@ -17,7 +18,7 @@ use candle_core::Device;
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 
-pub(crate) use tensors::{ConvTensors, NormTensors};
+pub(crate) use tensors::{ConvTensors, NormTensors, check_values};
 
 use super::arch::{Arch, Vgg};
 use crate::data::Preprocess;
@@ -124,7 +125,8 @@ impl Weights {
             Self::ImageNet => Self::Hub(Hub::from_env()).load(arch, device),
             #[cfg(feature = "hub")]
             Self::Hub(hub) => {
-                let (tensors, preprocess) = file::load(&hub.conv_base(arch)?, arch, device)?;
+                let (tensors, preprocess) =
+                    hub.load(arch, |path| file::load(path, arch, device))?;
                 // The repository is known: what it says beats what names suggest.
                 Ok((tensors, arch.weights().map_or(preprocess, |weights| weights.preprocess)))
             }

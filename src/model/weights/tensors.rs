@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::finite;
 use crate::model::arch::layer::Conv;
 
 /// The tensors of a convolution.
@@ -30,7 +31,7 @@ impl NormTensors {
     pub(crate) const KINDS: [&str; 4] = ["weight", "bias", "running_mean", Self::VARIANCE];
 
     /// What the variance is called.
-    pub(super) const VARIANCE: &str = "running_var";
+    const VARIANCE: &str = "running_var";
 
     pub(crate) fn from_array([weight, bias, mean, variance]: [Tensor; 4]) -> Self {
         Self {
@@ -89,5 +90,17 @@ impl ConvTensors {
         let tensors = names.map(|(name, shape)| tensor(&name, &shape));
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
         Ok(Self::from_list(conv, tensors).expect("as many tensors as names"))
+    }
+}
+
+/// Finite, and not negative where the root will be taken; otherwise what is wrong.
+pub(crate) fn check_values(name: &str, values: &[f32]) -> Result<(), String> {
+    if let Some(value) = finite::first_not(values) {
+        return Err(format!("holds {value} as an f32 weight"));
+    }
+    let is_variance = name.ends_with(NormTensors::VARIANCE);
+    match values.iter().find(|value| is_variance && **value < 0.0) {
+        Some(value) => Err(format!("holds {value}, and no variance is negative")),
+        None => Ok(()),
     }
 }

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use super::events::{EpochEnd, Stop};
 use super::hooks::{Callback, CallbackState};
 use super::monitor::{Monitor, Patience, Waiting};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A [`Callback`] that ends a phase after `patience` epochs in a row without a better validation, and gives the
 /// trainable variables the values of the phase's best epoch: Keras's `EarlyStopping(restore_best_weights=True)`. The
-/// best weights come back however the phase ends. Each phase counts afresh.
+/// best weights come back however the phase ends, by an error too. Each phase counts afresh. An epoch without
+/// validation pictures does not count.
 ///
 /// ```
 /// use headstart::train::callback::Monitor;
@@ -66,7 +67,11 @@ impl Callback for EarlyStopping {
     }
 
     fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
-        if self.options.is_best(&mut self.waiting, epoch.record) {
+        // Without a validation there is nothing to wait for.
+        let Some(value) = self.options.monitor.of(epoch.record) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        if self.options.is_best(&mut self.waiting, value) {
             let variables = epoch.variables.iter();
             self.best_weights = variables
                 .map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)))
@@ -83,6 +88,13 @@ impl Callback for EarlyStopping {
     fn on_phase_end(&mut self, variables: &[(String, Var)]) -> Result<()> {
         for (name, var) in variables {
             if let Some((_, best)) = self.best_weights.iter().find(|(own, _)| own == name) {
+                if best.shape() != var.shape() {
+                    return Err(Error::Shape {
+                        what: format!("the best weights of {name}"),
+                        expected: format!("{:?}", var.dims()),
+                        found: best.dims().to_vec(),
+                    });
+                }
                 var.set(&best.to_device(var.device())?)?;
             }
         }

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use candle_core::{Tensor, Var};
+use candle_core::Var;
 
-use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::train::metrics::{EpochRecord, Evaluation, History};
 
@@ -117,8 +116,8 @@ pub struct EpochEnd<'a> {
     pub phase_learning_rate: &'a mut f64,
     /// The trainable variables by name: a callback may read and set them.
     pub variables: &'a [(String, Var)],
-    /// Makes the list of every weight of the model.
-    weights: &'a dyn Fn() -> Vec<(String, Tensor)>,
+    /// Writes the model to a file.
+    save: &'a dyn Fn(&Path) -> Result<()>,
 }
 
 impl<'a> EpochEnd<'a> {
@@ -137,29 +136,36 @@ impl<'a> EpochEnd<'a> {
             learning_rate: *learning_rate,
             phase_learning_rate: learning_rate,
             variables: &[],
-            weights: &Vec::new,
+            save: &|path| {
+                let found = "an event made by hand, which has no model";
+                Err(Error::mismatch(
+                    path.display().to_string(),
+                    found,
+                    "the event of a run",
+                ))
+            },
         }
     }
 
-    /// With what [`save_weights`](Self::save_weights) writes.
-    pub(in crate::train) fn with_weights(
-        mut self,
-        weights: &'a dyn Fn() -> Vec<(String, Tensor)>,
-    ) -> Self {
-        self.weights = weights;
+    /// With what [`save_weights`](Self::save_weights) does.
+    pub(in crate::train) fn with_save(mut self, save: &'a dyn Fn(&Path) -> Result<()>) -> Self {
+        self.save = save;
         self
     }
 
-    /// Writes every weight of the model to a safetensors file, whole or not at all, under the names it has in
-    /// a saved classifier. An event made by hand has none.
+    /// Writes the model as it is now to a file, whole or not at all, as [`Classifier::save`] does:
+    /// [`Classifier::load`] reads all of it, and [`Weights::file`] its base.
+    ///
+    /// [`Classifier::save`]: crate::Classifier::save
+    /// [`Classifier::load`]: crate::Classifier::load
+    /// [`Weights::file`]: crate::Weights::file
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] naming the file.
+    /// [`Error::Io`] naming the file; [`Error::NotFinite`] for a weight that is none; [`Error::InvalidOption`] for a
+    /// base of one's own without [`saved_as`](crate::model::Backbone::saved_as); [`Error::Mismatch`] for an event that
+    /// was made by hand.
     pub fn save_weights(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let bytes = safetensors::serialize((self.weights)(), None)
-            .map_err(Error::format("the weights", path))?;
-        atomic_file::write(path, |file| file.write_all(&bytes))
+        (self.save)(path.as_ref())
     }
 }
 

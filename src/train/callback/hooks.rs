@@ -26,7 +26,7 @@ use crate::train::metrics::History;
 ///
 /// impl Callback for GoodEnough {
 ///     fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
-///         if epoch.record.val_accuracy >= self.0 {
+///         if epoch.record.val_accuracy >= Some(self.0) {
 ///             return Ok(ControlFlow::Break(Stop::Run));
 ///         }
 ///         Ok(ControlFlow::Continue(()))

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use super::hooks::{Callback, CallbackState, lock};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Callbacks in the order they are called. Clones share them.
 #[derive(Clone, Default)]
@@ -48,6 +48,10 @@ impl Callbacks {
 
     /// Gives each its state back, in the order of [`states`](Self::states).
     pub(in crate::train) fn restore(&self, states: Vec<CallbackState>) -> Result<()> {
+        let (found, expected) = (states.len(), self.settings().len());
+        if found != expected {
+            return Err(Error::mismatch("callback states", found, expected));
+        }
         let mut states = states.into_iter();
         self.each(|callback| match callback.settings() {
             Some(_) => states

@@ -14,7 +14,7 @@
 //!
 //! impl Callback for GoodEnough {
 //!     fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
-//!         if epoch.record.val_accuracy >= self.0 {
+//!         if epoch.record.val_accuracy >= Some(self.0) {
 //!             return Ok(ControlFlow::Break(Stop::Run));
 //!         }
 //!         Ok(ControlFlow::Continue(()))
@@ -23,7 +23,7 @@
 //!
 //! let (validation, history) = (Evaluation::default(), History::default());
 //! let mut after = |val_accuracy| {
-//!     let record = EpochRecord { val_accuracy, ..EpochRecord::default() };
+//!     let record = EpochRecord { val_accuracy: Some(val_accuracy), ..EpochRecord::default() };
 //!     let mut learning_rate = 1e-3;
 //!     let mut event = EpochEnd::new(&record, &validation, &history, &mut learning_rate);
 //!     GoodEnough(0.95).on_epoch_end(&mut event)

@@ -1,5 +1,6 @@
 //! What early stopping and the reduction on a plateau share: the figure they watch, and how long they wait.
 
+use crate::bounds;
 use crate::error::Result;
 use crate::train::metrics::EpochRecord;
 use crate::train::range::check_not_negative;
@@ -16,7 +17,7 @@ pub enum Monitor {
 }
 
 impl Monitor {
-    fn of(self, record: &EpochRecord) -> f64 {
+    pub(super) fn of(self, record: &EpochRecord) -> Option<f64> {
         match self {
             Self::ValLoss => record.val_loss,
             Self::ValAccuracy => record.val_accuracy,
@@ -62,12 +63,12 @@ impl Patience {
     }
 
     pub(super) fn check(&self) -> Result<()> {
+        bounds::within("patience", self.patience, 0..=bounds::COUNT)?;
         check_not_negative("min_delta", self.min_delta)
     }
 
     /// Whether an epoch is the best so far; the waiting then starts again.
-    pub(super) fn is_best(&self, waiting: &mut Waiting, record: &EpochRecord) -> bool {
-        let value = self.monitor.of(record);
+    pub(super) fn is_best(&self, waiting: &mut Waiting, value: f64) -> bool {
         let better = self.monitor.improves(value, waiting.best, self.min_delta);
         if better {
             waiting.best = Some(value);

@@ -6,6 +6,7 @@ use super::events::{EpochBegin, EpochEnd, StepEnd, Stop};
 use super::hooks::Callback;
 use crate::error::Result;
 use crate::progress;
+use crate::words::figure;
 
 /// A [`Callback`] that shows loss, accuracy and the time left of each epoch; every [`Trainer`](crate::Trainer) has it.
 #[derive(Debug)]
@@ -37,10 +38,14 @@ impl Callback for ProgressBar {
     fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
         let record = epoch.record;
         progress::set_template(&self.0, "{prefix} {msg}");
-        self.0.finish_with_message(format!(
-            "loss {:.4} accuracy {:.3} val_loss {:.4} val_accuracy {:.3} in {:.1} s",
-            record.loss, record.accuracy, record.val_loss, record.val_accuracy, record.seconds
-        ));
+        let (loss, accuracy, seconds) = (record.loss, record.accuracy, record.seconds);
+        let val_loss = figure(record.val_loss, 4);
+        let val_accuracy = figure(record.val_accuracy, 3);
+        let message = format!(
+            "loss {loss:.4} accuracy {accuracy:.3} val_loss {val_loss} val_accuracy {val_accuracy} in {seconds:.1} s"
+        );
+        progress::line(&format!("{} {message}", self.0.prefix()));
+        self.0.finish_with_message(message);
         Ok(ControlFlow::Continue(()))
     }
 }

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use super::events::{EpochEnd, Stop};
 use super::hooks::{Callback, CallbackState};
 use super::monitor::{Monitor, Patience, Waiting};
+use crate::bounds;
 use crate::error::{Error, Result};
 use crate::train::metrics::EpochRecord;
 use crate::train::range::check_not_negative;
 
 /// A [`Callback`] that multiplies the learning rate by `factor` after `patience` epochs in a row without a
 /// better validation: Keras's `ReduceLROnPlateau`. What is multiplied is the rate the phase's schedule starts
-/// from. Each phase counts afresh, from its own rate.
+/// from. Each phase counts afresh, from its own rate. An epoch without validation pictures does not count.
 ///
 /// ```
 /// use headstart::{RmsProp, Trainer};
@@ -90,11 +91,15 @@ impl ReduceLrOnPlateau {
     /// The learning rate after an epoch.
     fn reduced(&mut self, record: &EpochRecord, learning_rate: f64) -> f64 {
         let (options, state) = (&self.options, &mut self.state);
+        // Without a validation there is nothing to wait for.
+        let Some(value) = options.patience.monitor.of(record) else {
+            return learning_rate;
+        };
         if state.cooldown > 0 {
             state.cooldown -= 1;
             state.waiting.wait = 0;
         }
-        if options.patience.is_best(&mut state.waiting, record) || state.cooldown > 0 {
+        if options.patience.is_best(&mut state.waiting, value) || state.cooldown > 0 {
             return learning_rate;
         }
         let over = options.patience.is_over(&mut state.waiting);
@@ -112,12 +117,13 @@ impl Callback for ReduceLrOnPlateau {
         let Options {
             patience,
             factor,
+            cooldown,
             min_learning_rate,
-            ..
         } = &self.options;
         if !(*factor > 0.0 && *factor < 1.0) {
             return Err(Error::option("factor", factor, "above 0 and below 1"));
         }
+        bounds::within("cooldown", *cooldown, 0..=bounds::COUNT)?;
         check_not_negative("min_learning_rate", *min_learning_rate)?;
         patience.check()
     }

@@ -13,8 +13,9 @@ use super::hooks::Callback;
 use crate::error::{Error, Result};
 
 /// A [`Callback`] that writes an event file for TensorBoard: `loss/train`, `loss/validation`,
-/// `accuracy/train`, `accuracy/validation` and `learning_rate`, by epoch. A resumed run adds a file of its own,
-/// which takes the place of what the one before wrote after the checkpoint.
+/// `accuracy/train`, `accuracy/validation` and `learning_rate`, by epoch. A folder that holds a run already
+/// gets another one below, `run-2` and so on, which TensorBoard shows beside it. A resumed run adds a file of its own to
+/// the last one, which takes the place of what was written there after the checkpoint.
 ///
 /// ```no_run
 /// use headstart::{RmsProp, Trainer};
@@ -54,8 +55,9 @@ impl TensorBoard {
 
 impl Callback for TensorBoard {
     fn on_train_begin(&mut self, run: &TrainBegin<'_>) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
-        self.file = Some(new_file(&self.folder)?);
+        let folder = folder_of_run(&self.folder, !run.history.epochs.is_empty())?;
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        self.file = Some(new_file(&folder)?);
         self.write(0, What::FileVersion("brain.Event:2".into()))?;
         let done = run.history.epochs.len();
         if done > 0 {
@@ -69,20 +71,50 @@ impl Callback for TensorBoard {
     fn on_epoch_end(&mut self, epoch: &mut EpochEnd<'_>) -> Result<ControlFlow<Stop>> {
         let record = epoch.record;
         let value = [
-            ("loss/train", record.loss),
+            ("loss/train", Some(record.loss)),
             ("loss/validation", record.val_loss),
-            ("accuracy/train", record.accuracy),
+            ("accuracy/train", Some(record.accuracy)),
             ("accuracy/validation", record.val_accuracy),
-            ("learning_rate", epoch.learning_rate),
+            ("learning_rate", Some(epoch.learning_rate)),
         ];
-        let value = value.map(|(tag, value)| Value {
-            tag: tag.into(),
-            simple_value: value as f32,
+        let value = value.into_iter().filter_map(|(tag, value)| {
+            Some(Value {
+                tag: tag.into(),
+                simple_value: value? as f32,
+            })
         });
-        let value = value.into();
+        let value = value.collect();
         self.write(record.epoch, What::Summary(Summary { value }))?;
         Ok(ControlFlow::Continue(()))
     }
+}
+
+/// Where a run's files go: after those of the last run there is, if it is resumed, else into a folder without any.
+fn folder_of_run(folder: &Path, resumed: bool) -> Result<PathBuf> {
+    let mut last = folder.to_owned();
+    for number in 2.. {
+        let next = folder.join(format!("run-{number}"));
+        if !holds_run(&last)? || resumed && !holds_run(&next)? {
+            break;
+        }
+        last = next;
+    }
+    Ok(last)
+}
+
+/// Whether there are event files in a folder, which may not be there.
+fn holds_run(folder: &Path) -> Result<bool> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        entries => entries.map_err(Error::io(folder))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io(folder))?.file_name();
+        if name.to_string_lossy().starts_with("events.out.tfevents.") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A file whose name says when it was begun: TensorBoard reads them in the order of their names.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::bounds;
+use crate::error::Result;
 
 /// Keeps what the leading frozen blocks make of the training pictures, so that each epoch computes only what comes
 /// after them: see [`Trainer::feature_cache`](crate::Trainer::feature_cache).
@@ -69,7 +70,7 @@ impl FeatureCache {
         Self::new(Storage::Folder(folder.into()))
     }
 
-    /// Sets how many fixed variations of each picture the augmenter draws; the default is 1. Without an augmenter
+    /// Sets how many fixed variations of each picture the augmenter draws, up to 1,000; the default is 1. Without an augmenter
     /// all views are the same, and one is computed.
     pub fn views(mut self, views: usize) -> Self {
         self.views = views;
@@ -86,9 +87,6 @@ impl FeatureCache {
     }
 
     pub(in crate::train) fn check(&self) -> Result<()> {
-        if self.views == 0 {
-            return Err(Error::option("views", 0, "1 or more"));
-        }
-        Ok(())
+        bounds::within("views", self.views, 1..=bounds::VIEWS)
     }
 }

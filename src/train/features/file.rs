@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::atomic_file;
 use crate::error::{Error, Result};
+use crate::{atomic_file, files};
 
 /// Bytes of a BLAKE3 hash.
 const DIGEST: usize = 32;
@@ -37,7 +37,7 @@ impl FeatureFile {
         pictures: usize,
         shape: [usize; 3],
     ) -> Option<(Self, Vec<bool>)> {
-        let file = File::open(path).ok()?;
+        let file = files::open(path).ok()?;
         let header = header(key, pictures, shape);
         let features = pictures * shape.iter().product::<usize>() * size_of::<f32>();
         let usable = verify(&file, &header, features, pictures).ok()??;
@@ -50,15 +50,15 @@ impl FeatureFile {
     }
 
     /// Writes a file, whole or not at all: `fill` is given what takes the rows, one by one in the dataset's order, and
-    /// says which pictures could be used.
+    /// says which pictures could be used, or nothing when it was to stop. Returns whether the file was written.
     pub(super) fn write(
         path: &Path,
         key: &str,
         pictures: usize,
         shape: [usize; 3],
-        fill: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<bool>>,
-    ) -> Result<()> {
-        let mut failure = None;
+        fill: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Option<Vec<bool>>>,
+    ) -> Result<bool> {
+        let (mut failure, mut stopped) = (None, false);
         let written = atomic_file::write(path, |file| {
             let mut hasher = blake3::Hasher::new();
             let mut put = |bytes: &[u8]| {
@@ -76,12 +76,17 @@ impl FeatureFile {
                 failure = Some(error);
                 io::Error::other("the features could not be computed")
             })?;
+            let Some(usable) = usable else {
+                stopped = true;
+                return Err(io::Error::other("the features were not to be computed"));
+            };
             put(&usable.into_iter().map(u8::from).collect::<Vec<_>>())?;
             file.write_all(hasher.finalize().as_bytes())
         });
         match failure {
             Some(error) => Err(error),
-            None => written,
+            None if stopped => Ok(false),
+            None => written.map(|()| true),
         }
     }
 

@@ -8,13 +8,14 @@ use crate::error::Result;
 use crate::model::{Backbone, Classifier, Mode};
 
 /// Hashes what all views of `pictures` come from, after so many blocks. Each part comes with its length, so that no two
-/// different lists of parts give the same bytes.
+/// different lists of parts give the same bytes. None when `stop` says so.
 pub(super) fn origin<B: Backbone>(
     model: &Classifier<B>,
     pictures: &Loader,
     blocks: usize,
     mode: Mode,
-) -> Result<blake3::Hasher> {
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Option<blake3::Hasher>> {
     let mut hasher = blake3::Hasher::new();
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -44,16 +45,24 @@ pub(super) fn origin<B: Backbone>(
         .dataset()
         .items()
         .par_iter()
-        .map(|item| match item.read() {
-            Ok(bytes) => blake3::hash(&bytes).to_hex().to_string(),
-            Err(error) => error.kind().to_string(),
+        .map(|item| {
+            if stop() {
+                return String::new();
+            }
+            match item.read() {
+                Ok(bytes) => blake3::hash(&bytes).to_hex().to_string(),
+                Err(error) => error.kind().to_string(),
+            }
         })
         .collect();
+    if stop() {
+        return Ok(None);
+    }
     for (item, content) in pictures.dataset().items().iter().zip(contents) {
         part(&item.id.to_le_bytes());
         part(content.as_bytes());
     }
-    Ok(hasher)
+    Ok(Some(hasher))
 }
 
 /// The key of one view, in hexadecimal.

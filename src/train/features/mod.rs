@@ -8,6 +8,7 @@ pub use cache::FeatureCache;
 pub(super) use cache::Storage;
 
 use std::cell::OnceCell;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -17,7 +18,11 @@ use self::file::FeatureFile;
 use crate::data::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier, Mode};
-use crate::progress;
+use crate::words::count;
+use crate::{finite, progress};
+
+/// Whether to stop, asked again and again while features are computed.
+type Stop<'a> = dyn Fn() -> bool + Sync + 'a;
 
 /// How many pictures go through the frozen blocks together while training features are computed.
 const BATCH: usize = 32;
@@ -125,18 +130,26 @@ impl Features {
         (epoch.saturating_sub(1) % self.views.len() as u64) as usize
     }
 
-    /// Computes the features an epoch needs, if they are not there.
-    pub(super) fn prepare<B: Backbone>(&self, model: &Classifier<B>, epoch: u64) -> Result<()> {
+    /// Computes the features an epoch needs, if they are not there. It breaks off when `stop` says so.
+    pub(super) fn prepare<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        epoch: u64,
+        stop: &Stop<'_>,
+    ) -> Result<ControlFlow<()>> {
         let index = self.view_of(epoch);
         if self.views[index].get().is_some() {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let view = match &self.storage {
-            Storage::Memory => self.in_memory(model, index)?,
-            Storage::Folder(folder) => self.on_disk(model, index, folder)?,
+            Storage::Memory => self.in_memory(model, index, stop)?,
+            Storage::Folder(folder) => self.on_disk(model, index, folder, stop)?,
+        };
+        let Some(view) = view else {
+            return Ok(ControlFlow::Break(()));
         };
         self.views[index].get_or_init(|| view);
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for inputs.
@@ -177,17 +190,22 @@ impl Features {
         }))
     }
 
-    fn in_memory<B: Backbone>(&self, model: &Classifier<B>, view: usize) -> Result<View> {
+    fn in_memory<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        view: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Option<View>> {
         self.check_room()?;
         let mut rows = Vec::with_capacity(self.bytes() / size_of::<f32>());
-        let usable = self.compute(model, view, |new| {
+        let usable = self.compute(model, view, stop, |new| {
             rows.extend_from_slice(new);
             Ok(())
         })?;
-        Ok(View {
+        Ok(usable.map(|usable| View {
             usable,
             rows: Rows::Memory(rows),
-        })
+        }))
     }
 
     /// Refuses features that will not fit into the memory, before hours are spent on them.
@@ -211,18 +229,23 @@ impl Features {
     }
 
     /// Runs every picture through the frozen blocks, hands out rows in the dataset's order, and says which pictures
-    /// could be used.
+    /// could be used; none when it was to stop.
     fn compute<B: Backbone>(
         &self,
         model: &Classifier<B>,
         view: usize,
+        stop: &Stop<'_>,
         mut put: impl FnMut(&[f32]) -> Result<()>,
-    ) -> Result<Vec<bool>> {
+    ) -> Result<Option<Vec<bool>>> {
         let items = self.pictures.dataset().items();
         let progress = self.progress(view);
         let blank = vec![0.0; self.row()];
         let mut usable = Vec::with_capacity(items.len());
         for batch in self.pictures.epoch(view as u64 + 1) {
+            if stop() {
+                progress.finish_and_clear();
+                return Ok(None);
+            }
             let batch = batch?;
             let base = model.base();
             let features = base.forward_blocks(&batch.inputs, 0..self.blocks, self.mode)?;
@@ -232,6 +255,10 @@ impl Features {
                 while items.get(usable.len()).is_some_and(|item| item.id != *id) {
                     put(&blank)?;
                     usable.push(false);
+                }
+                if let Some(value) = finite::first_not(row) {
+                    let of = items[usable.len()].path.display();
+                    return Err(model.not_finite(format!("the features of {of}"), value));
                 }
                 put(row)?;
                 usable.push(true);
@@ -243,16 +270,21 @@ impl Features {
             usable.push(false);
         }
         progress.finish_and_clear();
-        Ok(usable)
+        Ok(Some(usable))
     }
 
     fn progress(&self, view: usize) -> ProgressBar {
         let pictures = self.pictures.dataset().len() as u64;
         let bar = progress::bar(pictures, "{prefix} {bar:24} {pos}/{len} {eta} left");
-        bar.set_prefix(match self.views.len() {
+        let what = match self.views.len() {
             1 => "features".to_owned(),
             views => format!("features, view {}/{views}", view + 1),
-        });
+        };
+        progress::line(&format!(
+            "{what}: {}",
+            count(self.pictures.dataset().len(), "picture")
+        ));
+        bar.set_prefix(what);
         bar
     }
 }
@@ -265,31 +297,37 @@ impl Features {
         model: &Classifier<B>,
         view: usize,
         folder: &Path,
-    ) -> Result<View> {
+        stop: &Stop<'_>,
+    ) -> Result<Option<View>> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let key = self.key(model, view)?;
+        let Some(key) = self.key(model, view, stop)? else {
+            return Ok(None);
+        };
         let path = folder.join(format!("{key}.safetensors"));
         let pictures = self.pictures.dataset().len();
         let open = || FeatureFile::open(&path, &key, pictures, self.shape);
         if let Some((file, usable)) = open()
             && self.still_unusable(&usable)?
         {
-            return Ok(View {
+            return Ok(Some(View {
                 usable,
                 rows: Rows::File(file),
-            });
+            }));
         }
-        FeatureFile::write(&path, &key, pictures, self.shape, |put| {
-            self.compute(model, view, put)
+        let written = FeatureFile::write(&path, &key, pictures, self.shape, |put| {
+            self.compute(model, view, stop, put)
         })?;
+        if !written {
+            return Ok(None);
+        }
         let Some((file, usable)) = open() else {
             let lost = std::io::Error::other("what was written does not read back");
             return Err(Error::io(path)(lost));
         };
-        Ok(View {
+        Ok(Some(View {
             usable,
             rows: Rows::File(file),
-        })
+        }))
     }
 
     /// Whether none of the pictures that could not be used when the file was written can be used now. The dataset
@@ -309,16 +347,24 @@ impl Features {
         }
     }
 
-    /// What a view's file is called.
-    fn key<B: Backbone>(&self, model: &Classifier<B>, view: usize) -> Result<String> {
+    /// What a view's file is called; none when it was to stop.
+    fn key<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        view: usize,
+        stop: &Stop<'_>,
+    ) -> Result<Option<String>> {
         let origin = match self.origin.get() {
             Some(origin) => origin,
             None => {
-                let origin = key::origin(model, &self.pictures, self.blocks, self.mode)?;
+                let origin = key::origin(model, &self.pictures, self.blocks, self.mode, stop)?;
+                let Some(origin) = origin else {
+                    return Ok(None);
+                };
                 self.origin.get_or_init(|| origin)
             }
         };
-        Ok(key::of_view(origin, view))
+        Ok(Some(key::of_view(origin, view)))
     }
 }
 

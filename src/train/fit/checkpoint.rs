@@ -10,22 +10,31 @@ use safetensors::{SafeTensors, View};
 use serde_json::Value;
 
 use super::difference::difference;
+use super::pictures;
 use super::position::Position;
-use crate::atomic_file;
 use crate::error::{Cause, While};
 use crate::error::{Error, Result};
 use crate::train::callback::CallbackState;
+use crate::{atomic_file, bounds, files, finite};
 
 /// The metadata entries: a description as JSON, and a checksum over it and every tensor.
 const DESCRIPTION: &str = "headstart_checkpoint";
 const CHECKSUM: &str = "crc32";
 
-/// The format this version writes, and the only one it reads.
-const FORMAT: u32 = 2;
+/// The format this version writes. It reads format 2 too, which had no lists of pictures.
+const FORMAT: u32 = 3;
+const OLDEST: u32 = 2;
+
+/// The groups of tensors.
+const WEIGHTS: &str = "weights";
+const OPTIMIZER: &str = "optimizer";
+const PICTURES: &str = "pictures";
 
 /// Everything a run needs to go on.
 pub(super) struct Checkpoint {
     pub(super) settings: Value,
+    /// The training and the validation pictures; none in files of format 2.
+    pub(super) pictures: Option<[String; 2]>,
     pub(super) position: Position,
     /// Every weight that may have changed, by name.
     pub(super) weights: Vec<(String, Tensor)>,
@@ -34,6 +43,10 @@ pub(super) struct Checkpoint {
     pub(super) optimizer: Vec<(String, Tensor)>,
     pub(super) callbacks: Vec<CallbackState>,
 }
+
+/// The lists of pictures, and the line that each begins with: a tensor of no bytes is none.
+const PARTS: [&str; 2] = ["train", "validation"];
+const LIST: &str = "id label hash path\n";
 
 /// What stands in the metadata.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -74,7 +87,10 @@ impl Checkpoint {
         };
         let json = serde_json::to_string(&description)
             .map_err(Error::format("a checkpoint's description", path))?;
-        let tensors = self.tensors();
+        let tensors = self.tensors()?;
+        for (name, tensor) in &tensors {
+            finite::require(|| format!("{}: tensor `{name}`", path.display()), tensor)?;
+        }
         let data = tensors
             .iter()
             .map(|(name, tensor)| (name.as_str(), tensor.data().into_owned()));
@@ -89,23 +105,29 @@ impl Checkpoint {
     }
 
     /// Every tensor, as `GROUP/NAME`.
-    fn tensors(&self) -> Vec<(String, Tensor)> {
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = Vec::new();
         let mut add = |group: &str, named: &[(String, Tensor)]| {
             let named = named.iter();
             tensors.extend(named.map(|(name, tensor)| (format!("{group}/{name}"), tensor.clone())));
         };
-        add("weights", &self.weights);
-        add("optimizer", &self.optimizer);
+        add(WEIGHTS, &self.weights);
+        add(OPTIMIZER, &self.optimizer);
         for (index, state) in self.callbacks.iter().enumerate() {
             add(&format!("callback{index}"), &state.tensors);
         }
-        tensors
+        for (part, list) in PARTS.into_iter().zip(self.pictures.iter().flatten()) {
+            let list = format!("{LIST}{list}").into_bytes();
+            let length = list.len();
+            let list = Tensor::from_vec(list, length, &Device::Cpu)?;
+            tensors.push((format!("{PICTURES}/{part}"), list));
+        }
+        Ok(tensors)
     }
 
     /// A whole checkpoint, or why the file is none.
     fn read(path: &Path) -> Result<Self, Cause> {
-        let bytes = std::fs::read(path)?;
+        let bytes = files::read(path, bounds::FILE)?;
         let broken = |error| While::new("not a whole safetensors file", error);
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
         let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
@@ -119,8 +141,9 @@ impl Checkpoint {
             frozen,
             callbacks,
         } = description.map_err(|error| While::new("another format", error))?;
-        if format != FORMAT {
-            return Err(format!("format {format}, where this version reads {FORMAT}").into());
+        if !(OLDEST..=FORMAT).contains(&format) {
+            let read = format!("{OLDEST} to {FORMAT}");
+            return Err(format!("format {format}, where this version reads {read}").into());
         }
         let callbacks = callbacks.into_iter().enumerate().map(|(index, values)| {
             Ok(CallbackState {
@@ -130,24 +153,53 @@ impl Checkpoint {
         });
         Ok(Self {
             settings,
+            pictures: pictures(&views)?,
             position,
-            weights: group(&views, "weights")?,
+            weights: group(&views, WEIGHTS)?,
             frozen,
-            optimizer: group(&views, "optimizer")?,
+            optimizer: group(&views, OPTIMIZER)?,
             callbacks: callbacks.collect::<Result<_, Cause>>()?,
         })
     }
 
-    /// Refuses settings other than the checkpoint's, naming the first option that differs.
-    pub(super) fn check_settings(&self, folder: &Path, settings: &Value) -> Result<()> {
-        let Some((option, then, now)) = difference(&self.settings, settings) else {
-            return Ok(());
-        };
-        let reason = format!("option `{option}` is {now}, but the run was begun with {then}");
-        Err(Error::Checkpoint {
+    /// Refuses other pictures and settings than the checkpoint's: says which pictures differ, or names the first option
+    /// that does. Of the phase that the checkpoint is in, and of later ones, the number of epochs may be another.
+    pub(super) fn check_settings(
+        &self,
+        folder: &Path,
+        settings: &Value,
+        pictures: &[String; 2],
+    ) -> Result<()> {
+        let unfit = |reason: String| Error::Checkpoint {
             path: folder.to_owned(),
             source: reason.into(),
-        })
+        };
+        let lists = self.pictures.iter().flatten().zip(pictures);
+        for ((then, now), what) in lists.zip(["training", "validation"]) {
+            if let Some(words) = pictures::difference(then, now) {
+                let reason =
+                    format!("the {what} pictures are others than the run was begun with: {words}");
+                return Err(unfit(reason));
+            }
+        }
+        let mut then = self.settings.clone();
+        let phases = |settings: &Value| settings["phases"].as_array().map(Vec::len);
+        if phases(&then) == phases(settings) {
+            for phase in self.position.phase..phases(settings).unwrap_or(0) {
+                then["phases"][phase]["epochs"] = settings["phases"][phase]["epochs"].clone();
+            }
+        }
+        match difference(&then, settings) {
+            None => Ok(()),
+            Some((option, then, now)) => Err(unfit(format!(
+                "option `{option}` is {now}, but the run was begun with {then}"
+            ))),
+        }
+    }
+
+    /// How many epochs the phase that the checkpoint is in had.
+    pub(super) fn phase_epochs(&self) -> Option<u64> {
+        self.settings["phases"][self.position.phase]["epochs"].as_u64()
     }
 }
 
@@ -169,14 +221,33 @@ fn description<'a>(
     Ok(json)
 }
 
-/// The tensors of a group, by their names in it.
+/// The lists of pictures, if there are any.
+fn pictures(views: &[(String, TensorView<'_>)]) -> Result<Option<[String; 2]>, Cause> {
+    let list = |part: &str| -> Result<Option<String>, Cause> {
+        let name = format!("{PICTURES}/{part}");
+        let view = views.iter().find(|(own, _)| *own == name);
+        let Some((_, view)) = view else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(view.data())?;
+        Ok(Some(text.strip_prefix(LIST).unwrap_or(text).to_owned()))
+    };
+    let [train, validation] = PARTS;
+    Ok(list(train)?.zip(list(validation)?).map(<[String; 2]>::from))
+}
+
+/// The tensors of a group, by their names in it, all finite.
 fn group(views: &[(String, TensorView<'_>)], group: &str) -> Result<Vec<(String, Tensor)>, Cause> {
     let mut tensors = Vec::new();
     for (name, view) in views {
         if let Some((own, name)) = name.split_once('/')
             && own == group
         {
-            tensors.push((name.to_owned(), view.load(&Device::Cpu)?));
+            let tensor = view.load(&Device::Cpu)?;
+            if let Some(value) = finite::first_not_in(&tensor)? {
+                return Err(format!("damaged: tensor `{group}/{name}` holds {value}").into());
+            }
+            tensors.push((name.to_owned(), tensor));
         }
     }
     Ok(tensors)

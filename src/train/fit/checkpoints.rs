@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::checkpoint::{self, Checkpoint};
-use crate::atomic_file;
+use super::run_folder::RunFolder;
 use crate::error::{Error, Result};
+use crate::{atomic_file, bounds};
 
 /// Where checkpoints of a run go, how often, and how many are kept.
 ///
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 /// place in the run, the history, and the settings. Frozen weights are not in it, only a checksum of them. It is
 /// written beside, flushed and renamed, so that a run killed at any instant leaves whole checkpoints only.
 ///
-/// The folder belongs to one run: leftovers of a killed one are cleared away.
+/// The folder belongs to one run at a time ([`RunFolder`](crate::train::RunFolder)): another is refused while it goes
+/// on. Leftovers of a killed one are cleared away.
 ///
 /// ```no_run
 /// # use headstart::{Classifier, Dataset, Result};
@@ -71,9 +73,7 @@ impl Checkpoints {
             ("every_steps", self.every_steps.unwrap_or(1)),
             ("keep", self.keep),
         ] {
-            if value == 0 {
-                return Err(Error::option(option, value, "1 or more"));
-            }
+            bounds::within(option, value, 1..=bounds::COUNT)?;
         }
         Ok(())
     }
@@ -87,21 +87,23 @@ impl Checkpoints {
             .is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// Makes the folder ready for a run.
+    /// Makes the folder ready for a run, and takes it.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when it holds the checkpoints of a run that is not resumed: they would be mistaken
-    /// for this one's.
-    pub(super) fn prepare(&self, resumed: bool) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+    /// [`Error::Checkpoint`] when another run has it, or when it holds the checkpoints of a run that is not resumed:
+    /// they would be mistaken for this one's.
+    pub(super) fn prepare(&self, resumed: bool) -> Result<RunFolder> {
+        let taken = RunFolder::take(&self.folder)?;
         if !resumed && !checkpoint::list(&self.folder)?.is_empty() {
-            let reason = "the folder holds checkpoints of a run that is not resumed";
+            let reason = "the folder holds checkpoints of a run that is not resumed: go on with that run \
+                          (`Trainer::resume`), choose another folder, or delete this one";
             return Err(Error::Checkpoint {
                 path: self.folder.clone(),
                 source: reason.into(),
             });
         }
-        atomic_file::clear_leftovers(&self.folder)
+        atomic_file::clear_leftovers(&self.folder)?;
+        Ok(taken)
     }
 
     /// Writes one and removes those that are too many. Only earlier ones count: later files

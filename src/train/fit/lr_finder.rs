@@ -4,11 +4,13 @@ use std::fmt;
 
 use candle_core::{Tensor, Var};
 
+use super::enough;
 use super::step::TrainStep;
 use super::trainer::Trainer;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
+use crate::progress;
 use crate::train::metrics::check_classes;
 
 /// The sweep: fastai's `lr_find` defaults.
@@ -83,11 +85,16 @@ impl Trainer {
     ) -> Result<LrRangeTest> {
         self.options.check(model)?;
         check_classes("the training dataset", model, train)?;
+        enough::check(train)?;
         let kept = model.variables().into_iter();
         let kept: Vec<(Var, Tensor)> = kept
             .map(|(_, var)| Ok((var.clone(), var.as_detached_tensor().copy()?)))
             .collect::<Result<_>>()?;
         let outcome = self.sweep(model, train);
+        train
+            .skipped_summary("training")
+            .iter()
+            .for_each(|warning| progress::warn(warning));
         for (var, tensor) in kept {
             var.set(&tensor)?;
         }
@@ -121,6 +128,7 @@ impl Trainer {
                     return Ok(found);
                 }
             }
+            train.check_usable()?;
             if found.curve.len() == before {
                 break;
             }

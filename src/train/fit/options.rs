@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::checkpoints::Checkpoints;
 use super::phase::{Phase, block_names, check_block};
+use crate::bounds;
 use crate::data::{Augmenter, Dataset};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
@@ -84,6 +85,13 @@ impl Options {
         own.map_or(1.0, |(_, multiplier)| *multiplier)
     }
 
+    /// Where checkpoints go: where the run is resumed from, unless it is said otherwise.
+    pub(super) fn checkpoints(&self) -> Option<Checkpoints> {
+        let resumed = self.resume.as_ref();
+        let own = self.checkpoints.clone();
+        own.or_else(|| resumed.map(Checkpoints::new))
+    }
+
     pub(super) fn stop_requested(&self) -> bool {
         let flag = self.stop.as_ref();
         flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
@@ -118,14 +126,30 @@ impl Options {
     /// # Errors
     /// [`Error::InvalidOption`] for an option out of range, [`Error::Mismatch`] for two that exclude each other.
     pub(super) fn check<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
-        if self.batch_size == 0 {
-            return Err(Error::option("batch_size", 0, "1 or more"));
-        }
-        self.optimizer.check()?;
-        self.check_phases(model)?;
+        self.check_alone()?;
+        let phases = self.plan();
+        phases
+            .iter()
+            .try_for_each(|phase| phase.check_blocks(model))?;
         self.check_block_learning_rates(model)?;
-        self.clip.map_or(Ok(()), Clip::check)?;
         self.loss.check(model.class_names().len())?;
+        let (height, width) = model.size();
+        let factors = [self.batch_size, 3, height, width];
+        bounds::product(
+            "batch_size",
+            &factors,
+            bounds::BATCH_NUMBERS,
+            "numbers in a batch",
+        )?;
+        self.check_resume()
+    }
+
+    /// Checks what can be without a model.
+    pub(super) fn check_alone(&self) -> Result<()> {
+        bounds::within("batch_size", self.batch_size, 1..=bounds::BATCH)?;
+        self.optimizer.check()?;
+        self.check_phases()?;
+        self.clip.map_or(Ok(()), Clip::check)?;
         let checkpoints = self.checkpoints.as_ref();
         checkpoints.map_or(Ok(()), Checkpoints::check)?;
         let cache = self.feature_cache.as_ref();
@@ -134,7 +158,18 @@ impl Options {
         self.callbacks.check()
     }
 
-    fn check_phases<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
+    /// A folder to resume from without one for checkpoints must be there; else it is made.
+    fn check_resume(&self) -> Result<()> {
+        match &self.resume {
+            Some(folder) if self.checkpoints.is_none() => {
+                std::fs::read_dir(folder).map_err(Error::io(folder))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_phases(&self) -> Result<()> {
         if !self.phases.is_empty() {
             let set = match (self.epochs, self.schedule) {
                 (Some(_), _) => Some("`epochs`"),
@@ -146,8 +181,8 @@ impl Options {
                 return Err(Error::mismatch(option, found, "set on each phase"));
             }
         }
-        let phases = self.plan();
-        phases.iter().try_for_each(|phase| phase.check(model))
+        bounds::within("phases", self.phases.len(), 0..=bounds::PHASES)?;
+        self.plan().iter().try_for_each(Phase::check)
     }
 
     fn check_block_learning_rates<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {

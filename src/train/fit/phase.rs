@@ -1,5 +1,6 @@
 //! A stretch of a run under one set of trainable blocks and one schedule.
 
+use crate::bounds;
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::train::optimizer::Schedule;
@@ -65,17 +66,19 @@ impl Phase {
         self
     }
 
-    pub(super) fn check<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
-        if self.epochs == 0 {
-            return Err(Error::option("epochs", 0, "1 or more"));
-        }
+    pub(super) fn check(&self) -> Result<()> {
+        bounds::within("epochs", self.epochs, 1..=bounds::COUNT)?;
         if let Some(rate) = self.learning_rate {
             check_not_negative("learning_rate", rate)?;
         }
+        self.schedule.check()
+    }
+
+    pub(super) fn check_blocks<B: Backbone>(&self, model: &Classifier<B>) -> Result<()> {
         for name in self.trainable.iter().flatten() {
             check_block("unfreeze", name, &block_names(model))?;
         }
-        self.schedule.check()
+        Ok(())
     }
 
     /// Sets the flags of the model's blocks.

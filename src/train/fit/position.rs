@@ -1,6 +1,8 @@
 //! Where a run is.
 
-use crate::train::metrics::History;
+use super::phase::Phase;
+use crate::train::metrics::{EpochRecord, History};
+use crate::train::range::not_negative;
 
 /// Where a run is, between two steps.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -53,6 +55,50 @@ impl Position {
         }
     }
 
+    /// Whether a run of these phases, with so many steps an epoch over so many pictures, can be here; otherwise what is
+    /// wrong. What stands in a file is not believed.
+    pub(super) fn check(
+        &self,
+        phases: &[Phase],
+        steps: usize,
+        pictures: usize,
+    ) -> Result<(), String> {
+        let Some(phase) = phases.get(self.phase) else {
+            let count = phases.len();
+            return Err(format!("it is in phase {} of {count}", self.phase + 1));
+        };
+        if self.phase_epochs > phase.epochs {
+            let (made, all) = (self.phase_epochs, phase.epochs);
+            return Err(format!("{made} epochs of its phase are made, of {all}"));
+        }
+        let before: usize = phases[..self.phase].iter().map(|phase| phase.epochs).sum();
+        let made = self.history.epochs.len();
+        if !(self.phase_epochs..=before + self.phase_epochs).contains(&made) {
+            let found = self.phase_epochs;
+            return Err(format!(
+                "{made} epochs are made, {found} of them in its phase"
+            ));
+        }
+        if self.step > steps || self.phase_steps > (self.phase_epochs + 1) * steps {
+            let (step, made) = (self.step, self.phase_steps);
+            return Err(format!(
+                "step {step} and {made} steps of its phase, with {steps} an epoch"
+            ));
+        }
+        if !not_negative(self.learning_rate) {
+            return Err(format!("its learning rate is {}", self.learning_rate));
+        }
+        if !not_negative(self.seconds) || !self.mean.is_possible(pictures) {
+            return Err("its unfinished epoch has impossible figures".to_owned());
+        }
+        for (index, record) in self.history.epochs.iter().enumerate() {
+            if record.epoch != index + 1 || !is_possible(record) {
+                return Err(format!("the figures of epoch {} are impossible", index + 1));
+            }
+        }
+        Ok(())
+    }
+
     /// Finished epochs, and steps made in the unfinished one.
     pub(super) fn place(&self) -> (usize, usize) {
         (self.history.epochs.len(), self.step)
@@ -74,6 +120,15 @@ impl Position {
         self.learning_rate = learning_rate;
         self.next = Next::Epoch;
     }
+}
+
+fn is_possible(record: &EpochRecord) -> bool {
+    let share = |value: f64| (0.0..=1.0).contains(&value);
+    not_negative(record.seconds)
+        && record.loss.is_finite()
+        && share(record.accuracy)
+        && record.val_loss.is_none_or(f64::is_finite)
+        && record.val_accuracy.is_none_or(share)
 }
 
 /// What a step reports.
@@ -98,6 +153,16 @@ impl Mean {
         self.loss += f64::from(output.loss) * pictures as f64;
         self.correct += output.correct;
         self.pictures += pictures;
+    }
+
+    /// Whether no picture was seen.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pictures == 0
+    }
+
+    /// Whether it can be one over some of so many pictures.
+    fn is_possible(&self, pictures: usize) -> bool {
+        self.loss.is_finite() && self.correct <= self.pictures && self.pictures <= pictures
     }
 
     pub(super) fn loss(&self) -> f64 {

@@ -9,13 +9,16 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, checksum_without};
+use super::checkpoints::Checkpoints;
 use super::options::Options;
 use super::phase::Phase;
 use super::position::{Mean, Next, Position};
 use super::settings::settings;
 use super::step::TrainStep;
+use super::{enough, pictures};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::finite;
 use crate::model::{Backbone, Classifier};
 use crate::progress;
 use crate::train::batches::BatchSource;
@@ -23,6 +26,7 @@ use crate::train::callback::{
     CallbackState, Callbacks, EpochBegin, EpochEnd, ProgressBar, StepEnd, Stop, TrainBegin,
 };
 use crate::train::metrics::{EpochRecord, Evaluation, Evaluator, History, LossOptions};
+use crate::train::range::not_negative;
 
 /// A run going on.
 pub(super) struct Run<'a, B> {
@@ -32,7 +36,11 @@ pub(super) struct Run<'a, B> {
     validation: &'a Dataset,
     phases: Vec<Phase>,
     callbacks: Callbacks,
+    /// Where checkpoints go; where the run is resumed from, unless it is said otherwise.
+    checkpoints: Option<Checkpoints>,
     settings: Value,
+    /// What tells the pictures from others, where checkpoints are kept.
+    pictures: Option<[String; 2]>,
     position: Position,
     /// The optimizer's state when the run, or a phase, takes over from another.
     optimizer: Vec<(String, Tensor)>,
@@ -40,7 +48,16 @@ pub(super) struct Run<'a, B> {
     trained: BTreeSet<String>,
     /// The checksum of all other weights.
     frozen: u32,
+    /// Whether a phase is under way, so that its callbacks hear of its end.
+    in_phase: bool,
+    /// Whether the pictures were looked at.
+    looked: bool,
+    /// How many skipped pictures, of training and validation, the user was told of.
+    told: [usize; 2],
 }
+
+/// What the two datasets are for.
+const PARTS: [&str; 2] = ["training", "validation"];
 
 /// Whether a run goes on, or stops early because a callback or the stop flag asked it to.
 type Flow = ControlFlow<()>;
@@ -73,19 +90,41 @@ impl<'a, B: Backbone> Run<'a, B> {
             validation,
             phases,
             callbacks,
+            checkpoints: options.checkpoints(),
+            pictures: None,
             optimizer: Vec::new(),
             trained: BTreeSet::new(),
             frozen: 0,
+            in_phase: false,
+            looked: false,
+            told: [0, 0],
         }
     }
 
-    /// Trains to the end, or until asked to stop.
+    /// Trains to the end, or until asked to stop. An error does not lose what the run has earned.
     pub(super) fn run(mut self) -> Result<History> {
+        let taken = match &self.checkpoints {
+            Some(checkpoints) => {
+                let resume = self.options.resume.as_deref();
+                let resumed = resume.is_some_and(|folder| same_folder(folder, &checkpoints.folder));
+                Some(checkpoints.prepare(resumed)?)
+            }
+            None => None,
+        };
         self.begin()?;
+        let outcome = match self.go_on() {
+            Ok(()) => self.finish(),
+            Err(cause) => Err(self.interrupted(cause)),
+        };
+        drop(taken);
+        outcome
+    }
+
+    fn go_on(&mut self) -> Result<()> {
         while self.position.next != Next::Nothing {
             let phase = self.phases[self.position.phase].clone();
             if self.phase(&phase)?.is_break() {
-                return self.finish();
+                return Ok(());
             }
             match self.phases.get(self.position.phase + 1) {
                 Some(next) if self.position.next != Next::RunEnd => {
@@ -94,27 +133,51 @@ impl<'a, B: Backbone> Run<'a, B> {
                 }
                 _ => {
                     self.position.next = Next::Nothing;
-                    self.save(&[])?;
+                    // With the optimizer's state, for a run that is made longer.
+                    self.save(&self.optimizer)?;
                 }
             }
         }
-        self.finish()
+        Ok(())
     }
 
-    /// Makes the folder of checkpoints ready, resumes from the newest checkpoint, and notifies the callbacks.
-    fn begin(&mut self) -> Result<()> {
-        let resume = self.options.resume.as_deref();
-        if let Some(checkpoints) = &self.options.checkpoints {
-            let resumed = resume.is_some_and(|folder| same_folder(folder, &checkpoints.folder));
-            checkpoints.prepare(resumed)?;
+    /// The error of a run that ends with `cause`: callbacks that keep the best weights give them back, and the history
+    /// comes along.
+    fn interrupted(&mut self, cause: Error) -> Error {
+        if self.in_phase {
+            let variables = self.model.variables();
+            // It is the cause that the user has to hear of.
+            let _ = self
+                .callbacks
+                .each(|callback| callback.on_phase_end(&variables));
         }
-        let (mut states, mut warnings) = (None, Vec::new());
-        if let Some(folder) = resume {
-            let newest;
-            (newest, warnings) = Checkpoint::newest(folder)?;
+        let history = std::mem::take(&mut self.position.history);
+        if history.epochs.is_empty() {
+            return cause;
+        }
+        Error::Interrupted {
+            history: Box::new(history),
+            cause: Box::new(cause),
+        }
+    }
+
+    /// Resumes from the newest checkpoint, and notifies the callbacks.
+    fn begin(&mut self) -> Result<()> {
+        if self.checkpoints.is_some() {
+            self.pictures = Some([self.train, self.validation].map(pictures::list));
+        }
+        let (mut states, mut warnings) = (None, enough::warnings(self.train, self.validation));
+        if let Some(folder) = self.options.resume.as_deref() {
+            let (newest, skipped) = Checkpoint::newest(folder)?;
+            warnings.extend(skipped);
             if let Some(checkpoint) = newest {
                 states = Some(self.resume_from(checkpoint, folder)?);
             }
+        }
+        for (index, what) in PARTS.into_iter().enumerate() {
+            let dataset = self.part(index);
+            self.told[index] = dataset.skipped().len();
+            warnings.extend(dataset.skipped_summary(what));
         }
         warnings.iter().for_each(|warning| progress::warn(warning));
         let mut begin = TrainBegin::new(self.epochs(), &self.position.history);
@@ -124,8 +187,30 @@ impl<'a, B: Backbone> Run<'a, B> {
         states.map_or(Ok(()), |states| self.callbacks.restore(states))
     }
 
-    fn finish(self) -> Result<History> {
-        let history = self.position.history;
+    /// The training pictures or those of validation.
+    fn part(&self, index: usize) -> &'a Dataset {
+        [self.train, self.validation][index]
+    }
+
+    /// Tells the user of pictures that were skipped since the last time, and ends a run that has too few left.
+    fn tell_skipped(&mut self) -> Result<()> {
+        for (index, what) in PARTS.into_iter().enumerate() {
+            let dataset = self.part(index);
+            let skipped = dataset.skipped().len();
+            if skipped > self.told[index] {
+                self.told[index] = skipped;
+                dataset
+                    .skipped_summary(what)
+                    .iter()
+                    .for_each(|warning| progress::warn(warning));
+            }
+            dataset.check_usable()?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<History> {
+        let history = std::mem::take(&mut self.position.history);
         self.callbacks
             .each(|callback| callback.on_train_end(&history))?;
         Ok(history)
@@ -139,7 +224,8 @@ impl<'a, B: Backbone> Run<'a, B> {
     /// Resumes where a checkpoint was: unfreezes what its phases unfroze, and restores weights and state. Returns the
     /// callbacks' state, for after `on_train_begin`.
     fn resume_from(&mut self, checkpoint: Checkpoint, folder: &Path) -> Result<Vec<CallbackState>> {
-        checkpoint.check_settings(folder, &self.settings)?;
+        let pictures = self.pictures.clone().unwrap_or_default();
+        checkpoint.check_settings(folder, &self.settings, &pictures)?;
         let unfit = |reason: String| Error::Checkpoint {
             path: folder.to_owned(),
             source: reason.into(),
@@ -151,6 +237,16 @@ impl<'a, B: Backbone> Run<'a, B> {
                 "the frozen weights are not those the run was begun with".into(),
             ));
         }
+        let steps = self.train.len().div_ceil(self.options.batch_size);
+        let impossible = |reason| {
+            unfit(format!(
+                "the run cannot be where the checkpoint says: {reason}"
+            ))
+        };
+        let checked = checkpoint
+            .position
+            .check(&self.phases, steps, self.train.len());
+        checked.map_err(impossible)?;
         // A block that an earlier phase trained and a later one froze takes its weights while it is trainable.
         for phase in self.phases.iter().take(checkpoint.position.phase + 1) {
             phase.set_trainable(self.model)?;
@@ -163,11 +259,26 @@ impl<'a, B: Backbone> Run<'a, B> {
                 var.set(&tensor.to_device(var.device())?.to_dtype(var.dtype())?)?;
             }
         }
+        let planned = checkpoint.phase_epochs();
         self.trained = names;
         self.frozen = checkpoint.frozen;
         self.position = checkpoint.position;
+        self.make_longer(planned);
         self.optimizer = checkpoint.optimizer;
         Ok(checkpoint.callbacks)
+    }
+
+    /// Goes on with a phase that came to its end, where it has more epochs now than the ones it was `planned` with.
+    fn make_longer(&mut self, planned: Option<u64>) {
+        let position = &mut self.position;
+        let (made, wanted) = (position.phase_epochs, self.phases[position.phase].epochs);
+        // One that a callback ended stays so.
+        let ran_out = planned == Some(made as u64);
+        if matches!(position.next, Next::PhaseEnd | Next::Nothing) && ran_out && wanted > made {
+            position.next = Next::Epoch;
+        } else if position.next == Next::Epoch && made == wanted && position.step == 0 {
+            position.next = Next::PhaseEnd;
+        }
     }
 
     /// The epochs of a phase that are left.
@@ -178,12 +289,13 @@ impl<'a, B: Backbone> Run<'a, B> {
         step.restore(std::mem::take(&mut self.optimizer))?;
         self.trained
             .extend(step.variables.iter().map(|(name, _)| name.clone()));
-        if self.options.checkpoints.is_some() {
+        if self.checkpoints.is_some() {
             self.frozen = checksum_without(&self.model.tensors(), &self.trained);
         }
         if self.position.at_phase_start() {
             self.callbacks.each(|callback| callback.on_phase_begin())?;
         }
+        self.in_phase = true;
         let mut running = PhaseRun {
             phase,
             step,
@@ -198,12 +310,13 @@ impl<'a, B: Backbone> Run<'a, B> {
                 return Ok(Flow::Break(()));
             }
             let finished = self.position.history.epochs.len();
-            let checkpoints = self.options.checkpoints.as_ref();
+            let checkpoints = self.checkpoints.as_ref();
             if checkpoints.is_some_and(|checkpoints| checkpoints.due_after_epoch(finished)) {
                 self.save(&running.step.state()?)?;
             }
         }
         let step = running.step;
+        self.in_phase = false;
         self.callbacks
             .each(|callback| callback.on_phase_end(&step.variables))?;
         self.optimizer = step.state()?;
@@ -213,8 +326,9 @@ impl<'a, B: Backbone> Run<'a, B> {
     /// One pass over the training pictures, or the rest of one, and its validation.
     fn epoch(&mut self, running: &mut PhaseRun<'_>) -> Result<Flow> {
         let begun = Instant::now();
-        running.train.prepare(self.model, self.position.epoch())?;
-        running.validation.prepare(self.model, 0)?;
+        if self.prepare(running)?.is_break() {
+            return Ok(Flow::Break(()));
+        }
         let before = self.position.seconds;
         let steps = running.train.batches();
         let mut begin = EpochBegin::new(self.position.epoch(), self.epochs(), steps);
@@ -226,9 +340,17 @@ impl<'a, B: Backbone> Run<'a, B> {
         if flow.is_break() {
             return Ok(flow);
         }
+        self.tell_skipped()?;
+        if self.position.mean.is_empty() {
+            return Err(Error::Dataset {
+                path: self.train.root().to_owned(),
+                source: "none of the training pictures can be used".into(),
+            });
+        }
         let Some(evaluation) = self.validate(&running.validation)? else {
             return Ok(Flow::Break(()));
         };
+        self.tell_skipped()?;
         let record = EpochRecord {
             epoch: begin.epoch,
             loss: self.position.mean.loss(),
@@ -238,6 +360,24 @@ impl<'a, B: Backbone> Run<'a, B> {
             seconds: before + begun.elapsed().as_secs_f64(),
         };
         self.finish_epoch(running, &record, &evaluation)?;
+        Ok(Flow::Continue(()))
+    }
+
+    /// Computes the features that an epoch needs, looks at the pictures where that is no work in vain, and tells of those
+    /// that cannot be used before there is a step.
+    fn prepare(&mut self, running: &PhaseRun<'_>) -> Result<Flow> {
+        let epoch = self.position.epoch();
+        let stop = || self.options.stop_requested();
+        let look = !self.looked;
+        for (source, epoch) in [(&running.train, epoch), (&running.validation, 0)] {
+            if source.prepare(self.model, epoch, &stop)?.is_break()
+                || look && source.look(&stop)?.is_break()
+            {
+                return Ok(Flow::Break(()));
+            }
+        }
+        self.looked = true;
+        self.tell_skipped()?;
         Ok(Flow::Continue(()))
     }
 
@@ -262,7 +402,7 @@ impl<'a, B: Backbone> Run<'a, B> {
             if self.notify_step(epoch, steps, learning_rate)?.is_break() {
                 return Ok(Flow::Break(()));
             }
-            let checkpoints = self.options.checkpoints.as_ref();
+            let checkpoints = self.checkpoints.as_ref();
             if checkpoints.is_some_and(|checkpoints| checkpoints.due_after_step(index + 1)) {
                 let before = self.position.seconds;
                 self.position.seconds += begun.elapsed().as_secs_f64();
@@ -306,9 +446,23 @@ impl<'a, B: Backbone> Run<'a, B> {
             if self.options.stop_requested() {
                 return Ok(None);
             }
-            evaluator.add(self.model, &batch?, &loss)?;
+            let added = evaluator.add(self.model, &batch?, &loss);
+            added.map_err(|error| self.diverged(error))?;
         }
         Ok(Some(evaluator.evaluation(self.model)))
+    }
+
+    /// An error of the epoch's last step, where a number is none that may be.
+    fn diverged(&self, error: Error) -> Error {
+        match error {
+            Error::NotFinite { what, value } => Error::Diverged {
+                epoch: self.position.epoch(),
+                step: self.position.step,
+                tensor: what,
+                value,
+            },
+            other => other,
+        }
     }
 
     /// Records an epoch's figures, notifies the callbacks, and decides what comes next.
@@ -328,10 +482,10 @@ impl<'a, B: Backbone> Run<'a, B> {
             position.next = Next::PhaseEnd;
         }
         let model = &*self.model;
-        let weights = || model.tensors();
+        let save = |path: &Path| model.save_if_described(path);
         let rate = &mut position.learning_rate;
         let mut end = EpochEnd::new(record, validation, &position.history, rate);
-        end = end.with_weights(&weights);
+        end = end.with_save(&save);
         end.phase_epoch = position.phase_epochs;
         end.learning_rate = learning_rate;
         end.variables = &running.step.variables;
@@ -345,7 +499,23 @@ impl<'a, B: Backbone> Run<'a, B> {
                 ControlFlow::Break(Stop::Phase) => *next = Next::PhaseEnd,
             }
             Ok(())
-        })
+        })?;
+        if !not_negative(position.learning_rate) {
+            let found = position.learning_rate;
+            return Err(Error::option("phase_learning_rate", found, "0 or more"));
+        }
+        // A callback may have set a variable.
+        let variables = running.step.variables.iter();
+        let variables = variables.map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+        match finite::first_tensor(variables)? {
+            None => Ok(()),
+            Some((tensor, value)) => Err(Error::Diverged {
+                epoch: record.epoch,
+                step: last_step + 1,
+                tensor,
+                value,
+            }),
+        }
     }
 
     /// The learning rate of a phase's step, counted from 0, where an epoch has so many.
@@ -358,13 +528,14 @@ impl<'a, B: Backbone> Run<'a, B> {
 
     /// Writes a checkpoint of the run as it is, if any are kept.
     fn save(&self, optimizer: &[(String, Tensor)]) -> Result<()> {
-        let Some(checkpoints) = &self.options.checkpoints else {
+        let Some(checkpoints) = &self.checkpoints else {
             return Ok(());
         };
         let mut weights = self.model.tensors();
         weights.retain(|(name, _)| self.trained.contains(name));
         checkpoints.save(&Checkpoint {
             settings: self.settings.clone(),
+            pictures: self.pictures.clone(),
             position: self.position.clone(),
             weights,
             frozen: self.frozen,

@@ -8,6 +8,7 @@ use super::options::Options;
 use super::position::StepOutput;
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::finite;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
 use crate::train::optimizer::{Clip, UpdateRule, Variable, VariableStates};
@@ -68,14 +69,18 @@ impl TrainStep {
             .loss
             .forward_with(&logits, &batch.labels, &self.loss_options)?;
         let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        let diverged = |(tensor, value)| Error::Diverged {
+            epoch,
+            step,
+            tensor,
+            value,
+        };
         if !value.is_finite() {
-            return Err(Error::Diverged {
-                epoch,
-                step,
-                loss: value,
-            });
+            return Err(diverged(origin(model, &logits, value)?));
         }
-        self.update(model, &loss, learning_rate)?;
+        if let Some(wrong) = self.update(model, &loss, learning_rate)? {
+            return Err(diverged(wrong));
+        }
         let probabilities = model.head().probabilities(&logits.detach())?;
         let rows: Vec<Vec<f32>> = probabilities.to_vec2()?;
         let correct = |(row, label): &(&Vec<f32>, &u32)| predicted_class(row) == **label as usize;
@@ -85,22 +90,25 @@ impl TrainStep {
         })
     }
 
-    /// The one place where gradients become an update.
+    /// The one place where gradients become an update. A variable that would become NaN or infinite is returned with
+    /// the number; none has moved then.
     fn update<B: Backbone>(
         &mut self,
         model: &Classifier<B>,
         loss: &Tensor,
         learning_rate: f64,
-    ) -> Result<()> {
+    ) -> Result<Option<(String, f32)>> {
         let mut gradients = model.base().backward(loss, &mut self.recycled)?;
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
-        self.states.step(&*self.rule, learning_rate, &gradients)?;
+        let wrong = self
+            .states
+            .step(&*self.rule, learning_rate, &gradients, true)?;
         // A rule in candle's operations may have kept its gradient as state.
         let spent = self.states.fused().map(|var| gradients.remove(var));
         self.recycled = spent.flatten().collect();
-        Ok(())
+        Ok(wrong)
     }
 
     /// The optimizer's state, by variable.
@@ -116,4 +124,15 @@ impl TrainStep {
         });
         self.states.restore(&*self.rule, &state)
     }
+}
+
+/// Where a loss that is NaN or infinite comes from: the first weight that is, or else the logits, or the loss itself.
+fn origin<B: Backbone>(model: &Classifier<B>, logits: &Tensor, loss: f32) -> Result<(String, f32)> {
+    if let Some(weight) = finite::first_tensor(model.tensors())? {
+        return Ok(weight);
+    }
+    Ok(match finite::first_not_in(logits)? {
+        Some(value) => ("the logits".to_owned(), value),
+        None => ("the loss".to_owned(), loss),
+    })
 }

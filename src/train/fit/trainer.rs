@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::checkpoints::Checkpoints;
+use super::enough;
 use super::options::Options;
 use super::phase::Phase;
 use super::run::Run;
@@ -149,33 +150,58 @@ impl Trainer {
     }
 
     /// Resumes from the newest whole checkpoint of a folder: the final weights are those of a run that was
-    /// never interrupted, bit for bit, on one machine. The model, the datasets and every option that decides
-    /// what is computed must be as the run was begun with. With a folder without checkpoints the run
-    /// begins at the beginning; damaged files are skipped with a warning.
+    /// never interrupted, bit for bit, on one machine. The model, every option that decides what is computed, and the
+    /// pictures, by name, class and contents, must be as the run was begun with. With a folder without checkpoints the
+    /// run begins at the beginning; damaged files are skipped with a warning. Checkpoints go on in the same folder
+    /// unless [`checkpoint`](Self::checkpoint) names another.
+    ///
+    /// The epochs of the phase that the run is in, and of later ones, may be others, so that a finished run can be made
+    /// longer: it goes on from the weights it ended with, and with its optimizer's state. A schedule then runs over the
+    /// new number of steps: those that are left get the rates that they have in a run of the new length. With a constant
+    /// rate the end is that of the longer run to the bit; a phase that [early stopping](crate::EarlyStopping) ended
+    /// stays ended.
     pub fn resume(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.resume = Some(folder.into());
         self
     }
 
     /// Stops the run, with a checkpoint if any are kept, after the step during which the flag becomes true.
-    /// `fit` then returns the history so far, and the model is as that step left it.
+    /// `fit` then returns the history so far, and the model is as that step left it. While features are computed it stops
+    /// after a batch of pictures.
     pub fn stop_flag(mut self, flag: Arc<AtomicBool>) -> Self {
         self.options.stop = Some(flag);
         self
     }
 
+    /// Checks every option that can be without a model, such as ranges: [`fit`](Self::fit) does so too, but a program
+    /// may want to know before it reads pictures and fetches weights.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for an option out of range;
+    /// [`Error::Mismatch`](crate::Error::Mismatch) for options that exclude each other.
+    pub fn check(&self) -> Result<()> {
+        self.options.check_alone()
+    }
+
     /// Trains the model's head and trainable blocks, and returns what each epoch reached.
     ///
-    /// Progress bars and warnings go to the standard error: see [`Verbosity`](crate::progress::Verbosity).
+    /// Progress bars and warnings go to the standard error: see [`Verbosity`](crate::progress::Verbosity). Pictures that
+    /// cannot be used, and classes with too few, are warned of; where all pictures have room in the loader's memory,
+    /// before the first step.
     ///
     /// # Errors
     /// [`Error::InvalidOption`](crate::Error::InvalidOption) for an option out of range;
     /// [`Error::Mismatch`](crate::Error::Mismatch) for a dataset whose classes are not the model's, or options that
-    /// exclude each other; [`Error::Diverged`](crate::Error::Diverged) when the loss becomes NaN or infinite, with the
+    /// exclude each other; [`Error::Dataset`](crate::Error::Dataset) for training pictures of fewer than two classes,
+    /// and when [too many](Dataset::least_usable) pictures, or all of a class, cannot be used;
+    /// [`Error::Diverged`](crate::Error::Diverged) when the loss or a weight becomes NaN or infinite, with the
     /// model as it was before that step; [`Error::Checkpoint`](crate::Error::Checkpoint) for a run that cannot be
-    /// resumed with these options, or a folder that holds another run's; [`Error::Io`](crate::Error::Io) for a
-    /// checkpoint that cannot be written; what the dataset's policy says of a bad picture, and a callback of its own
-    /// work.
+    /// resumed with these options, or a folder that holds another run's or belongs to one that goes on;
+    /// [`Error::Io`](crate::Error::Io) for a checkpoint that cannot be written; what the dataset's policy says of a bad
+    /// picture, and a callback of its own work.
+    ///
+    /// When epochs were finished before, the error is [`Error::Interrupted`](crate::Error::Interrupted): it has their
+    /// history, and one of these for its cause.
     pub fn fit<B: Backbone>(
         &self,
         model: &mut Classifier<B>,
@@ -185,6 +211,7 @@ impl Trainer {
         self.options.check(model)?;
         check_classes("the training dataset", model, train)?;
         check_classes("the validation dataset", model, validation)?;
+        enough::check(train)?;
         Run::new(&self.options, model, train, validation).run()
     }
 }

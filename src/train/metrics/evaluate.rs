@@ -9,6 +9,8 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::train::batches::BatchSource;
+use crate::words::count;
+use crate::{finite, progress};
 
 /// Pictures that are scored together.
 const BATCH: usize = 32;
@@ -18,13 +20,22 @@ impl<B: Backbone> Classifier<B> {
     ///
     /// # Errors
     /// [`Error::Mismatch`] for a dataset whose classes are not the model's; what the dataset's policy says of a
-    /// bad picture.
+    /// bad picture; [`Error::Dataset`] when fewer pictures can be used than
+    /// [`least_usable`](Dataset::least_usable) says, or none of a class; [`Error::NotFinite`] for a model that makes NaN
+    /// or infinity of one.
+    ///
+    /// Pictures that were skipped are named in a warning: see [`Verbosity`](crate::progress::Verbosity).
     pub fn evaluate(&self, dataset: &Dataset) -> Result<Evaluation> {
         check_classes("the dataset to evaluate on", self, dataset)?;
         let mut evaluator = Evaluator::new(self);
+        progress::line(&format!("evaluating {}", count(dataset.len(), "picture")));
         for batch in BatchSource::plain(self, dataset, BATCH).epoch(self, 0) {
             evaluator.add(self, &batch?, &LossOptions::default())?;
         }
+        if let Some(warning) = dataset.skipped_summary("evaluation") {
+            progress::warn(&warning);
+        }
+        dataset.check_usable()?;
         Ok(evaluator.evaluation(self))
     }
 }
@@ -53,6 +64,11 @@ impl Evaluator {
         let loss = Loss::for_head(model.head().config());
         let logits = model.forward_from(batch.first_block, &batch.inputs)?;
         let mean = loss.forward_with(&logits, &batch.labels, options)?;
+        for (what, tensor) in [("the logits", &logits), ("the loss", &mean)] {
+            if let Some(value) = finite::first_not_in(tensor)? {
+                return Err(model.not_finite(format!("{what} of validation"), value));
+            }
+        }
         let mean = mean.to_dtype(DType::F32)?.to_scalar::<f32>()?;
         self.loss += f64::from(mean) * batch.labels.len() as f64;
         let probabilities = model.head().probabilities(&logits)?.to_vec2::<f32>()?;

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use unicode_width::UnicodeWidthStr;
+
 use crate::error::{Error, Result};
+use crate::finite;
+use crate::words::figure;
 
 /// Figures of one class.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -30,15 +34,16 @@ pub struct ClassMetrics {
 /// assert_eq!(score.confusion, [[1, 0], [1, 1]]);
 /// assert_eq!(score.per_class[1].recall, 0.5);
 /// assert_eq!(score.auc, Some(1.0));
+/// assert_eq!(score.accuracy, Some(2.0 / 3.0));
 /// # Ok::<(), headstart::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Evaluation {
-    /// Mean loss over the pictures.
-    pub loss: f64,
-    /// Share of pictures classified correctly. With two classes, the second is called at a probability strictly
+    /// Mean loss over the pictures; none over no pictures.
+    pub loss: Option<f64>,
+    /// Share of pictures classified correctly; none of no pictures. With two classes, the second is called at a probability strictly
     /// above one half, as Keras does.
-    pub accuracy: f64,
+    pub accuracy: Option<f64>,
     /// Precision, recall and F1 of each class, in label order.
     pub per_class: Vec<ClassMetrics>,
     /// Area under the ROC curve, for two classes that both occur: the probability that a picture of the second
@@ -60,7 +65,7 @@ impl Evaluation {
     ///
     /// # Errors
     /// [`Error::Shape`] unless there is one row of K probabilities per label, [`Error::InvalidOption`] for a label
-    /// that is not below K.
+    /// that is not below K, [`Error::NotFinite`] for a loss or a probability that is NaN or infinite.
     pub fn from_predictions(
         labels: &[u32],
         probabilities: &[Vec<f32>],
@@ -78,6 +83,12 @@ impl Evaluation {
                     probabilities.len(),
                     probabilities.first().map_or(0, Vec::len),
                 ],
+            });
+        }
+        if !loss.is_finite() {
+            return Err(Error::NotFinite {
+                what: "the loss".into(),
+                value: loss as f32,
             });
         }
         let mut matrix = ConfusionMatrix::new(classes);
@@ -116,12 +127,17 @@ impl ConfusionMatrix {
     /// Adds a picture of this class and its probabilities, one for each class.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a label that is not below the number of classes.
+    /// [`Error::InvalidOption`] for a label that is not below the number of classes, [`Error::NotFinite`] for a
+    /// probability that is none.
     pub(super) fn add(&mut self, label: u32, probabilities: &[f32]) -> Result<()> {
         let classes = self.support.len();
         let (truth, called) = (label as usize, predicted_class(probabilities));
         if truth >= classes {
             return Err(Error::option("label", label, format!("below {classes}")));
+        }
+        if let Some(value) = finite::first_not(probabilities) {
+            let what = "a probability".into();
+            return Err(Error::NotFinite { what, value });
         }
         self.support[truth] += 1;
         self.called[called] += 1;
@@ -143,8 +159,8 @@ impl ConfusionMatrix {
     pub(super) fn evaluation(self, class_names: &[String], loss: f64) -> Evaluation {
         let (pictures, per_class) = (self.pictures(), self.per_class(class_names));
         Evaluation {
-            loss,
-            accuracy: share(self.correct.iter().sum(), pictures),
+            loss: (pictures > 0).then_some(loss),
+            accuracy: (pictures > 0).then(|| share(self.correct.iter().sum(), pictures)),
             per_class,
             auc: auc(self.scored),
             confusion: self.counts,
@@ -206,27 +222,31 @@ fn auc(mut scored: Vec<(f32, bool)>) -> Option<f64> {
 
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "loss {:.4}, accuracy {:.4}", self.loss, self.accuracy)?;
+        let (loss, accuracy) = (figure(self.loss, 4), figure(self.accuracy, 4));
+        write!(f, "loss {loss}, accuracy {accuracy}")?;
         if let Some(auc) = self.auc {
             write!(f, ", ROC AUC {auc:.4}")?;
         }
-        let width = self
-            .per_class
-            .iter()
-            .map(|c| c.class.chars().count())
-            .max()
-            .unwrap_or(0)
-            .max(5);
-        writeln!(
-            f,
-            "\n{:width$}  precision  recall      F1   support",
-            "class"
-        )?;
-        for c in self.per_class.iter().take(MAX_PRINTED) {
+        let width = self.per_class.iter().map(|c| c.class.width()).max();
+        let width = width.unwrap_or(0).max(5);
+        // Letters may be two columns wide, or none, which `{:width$}` does not know.
+        let padded = |name: &str| format!("{name}{}", " ".repeat(width - name.width()));
+        let head = padded("class");
+        writeln!(f, "\n{head}  precision  recall      F1   support")?;
+        for (label, c) in self.per_class.iter().take(MAX_PRINTED).enumerate() {
+            // Without the counts of many classes, what nothing was called has a precision of 0.
+            let called: Option<usize> = match self.confusion.is_empty() {
+                true => None,
+                false => Some(self.confusion.iter().map(|row| row[label]).sum()),
+            };
+            let precision = figure((called != Some(0)).then_some(c.precision), 4);
+            let recall = figure((c.support > 0).then_some(c.recall), 4);
+            let counted = called.is_none_or(|called| called + c.support > 0);
+            let f1 = figure(counted.then_some(c.f1), 4);
+            let (name, support) = (padded(&c.class), c.support);
             writeln!(
                 f,
-                "{:width$}  {:>9.4}  {:.4}  {:.4}  {:>8}",
-                c.class, c.precision, c.recall, c.f1, c.support
+                "{name}  {precision:>9}  {recall:>6}  {f1:>6}  {support:>8}"
             )?;
         }
         if let Some(more) = self.per_class.len().checked_sub(MAX_PRINTED + 1) {
@@ -235,7 +255,7 @@ impl fmt::Display for Evaluation {
         writeln!(f, "confusion (row: what it is, column: what it was called)")?;
         for (c, row) in self.per_class.iter().zip(&self.confusion) {
             let counts: Vec<_> = row.iter().map(|count| format!("{count:>6}")).collect();
-            writeln!(f, "{:width$}{}", c.class, counts.concat())?;
+            writeln!(f, "{}{}", padded(&c.class), counts.concat())?;
         }
         Ok(())
     }

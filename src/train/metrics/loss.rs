@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 use crate::model::Head;
 use crate::train::range::{below_one, not_negative};
 
+/// The most that a class may weigh.
+const MAX_CLASS_WEIGHT: f64 = 1e6;
+
 /// A classification loss on logits: the mean over the batch of −ln(probability of the true class).
 ///
 /// ```
@@ -40,7 +43,7 @@ impl Loss {
     ///
     /// # Errors
     /// [`Error::Shape`] unless there is one row of logits per label, [`Error::InvalidOption`] for a label that is not
-    /// below the number of classes.
+    /// below the number of classes, or logits that are integers.
     pub fn forward(self, logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
         self.forward_with(logits, labels, &LossOptions::default())
     }
@@ -72,6 +75,10 @@ impl Loss {
 
     /// Checks shapes and labels, and returns the number of classes.
     fn check(self, logits: &Tensor, labels: &[u32]) -> Result<usize> {
+        if !logits.dtype().is_float() {
+            let (found, allowed) = (logits.dtype().as_str(), "a floating-point type");
+            return Err(Error::option("logits", found, allowed));
+        }
         let (rows, columns) = logits.dims2()?;
         let (fits, expected) = match self {
             Self::BinaryCrossEntropy => (columns == 1, "1"),
@@ -147,7 +154,8 @@ pub struct LossOptions {
     /// becomes 1 − s + s/K, the others' s/K (Szegedy et al., "Rethinking the Inception Architecture", 2016,
     /// section 7). Of one sigmoid unit, 1 − s/2 and s/2. As Keras and PyTorch.
     pub label_smoothing: f64,
-    /// What the loss of a picture of each class is multiplied by, 0 or more, in label order; empty for 1.
+    /// What the loss of a picture of each class is multiplied by, from 0 to a million, in label order and not all 0; empty
+    /// for 1.
     pub class_weights: Vec<f64>,
 }
 
@@ -159,10 +167,13 @@ impl LossOptions {
             return Err(Error::option("label_smoothing", smoothing, allowed));
         }
         let weights = &self.class_weights;
-        if !weights.is_empty()
-            && (weights.len() != classes || !weights.iter().all(|w| not_negative(*w)))
-        {
-            let allowed = format!("{classes} numbers, one per class, each 0 or more");
+        let in_range = |w: &f64| not_negative(*w) && *w <= MAX_CLASS_WEIGHT;
+        let fit = weights.len() == classes
+            && weights.iter().all(in_range)
+            && weights.iter().any(|w| *w > 0.0);
+        if !weights.is_empty() && !fit {
+            let allowed =
+                format!("{classes} numbers, one per class, each 0 to a million and not all 0");
             let found = format!("{weights:?}");
             return Err(Error::option("class_weights", found, allowed));
         }

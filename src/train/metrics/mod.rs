@@ -8,5 +8,7 @@ mod loss;
 pub(super) use evaluate::{Evaluator, check_classes};
 pub(super) use evaluation::predicted_class;
 pub use evaluation::{ClassMetrics, Evaluation};
-pub use history::{EpochRecord, History};
+pub(super) use history::CSV_HEADER;
 pub use loss::{Loss, LossOptions};
+
+pub use crate::history::{EpochRecord, History};

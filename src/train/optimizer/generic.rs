@@ -87,9 +87,18 @@ impl<R: UpdateRule> candle_nn::Optimizer for Optimizer<R> {
             .map_err(candle_core::Error::wrap)
     }
 
-    /// Updates every variable that has a gradient.
+    /// Updates every variable that has a gradient; or none, with an error, where one would become NaN or infinite.
     fn step(&mut self, gradients: &GradStore) -> CandleResult<()> {
-        self.states.step(&self.rule, self.learning_rate, gradients)
+        let wrong = self
+            .states
+            .step(&self.rule, self.learning_rate, gradients, false)?;
+        match wrong {
+            None => Ok(()),
+            Some((variable, value)) => {
+                let name = self.rule.name();
+                candle_core::bail!("{name}: variable {variable} or its state would become {value}")
+            }
+        }
     }
 
     fn learning_rate(&self) -> f64 {

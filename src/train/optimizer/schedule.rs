@@ -2,6 +2,7 @@
 
 use std::f64::consts::PI;
 
+use crate::bounds;
 use crate::error::{Error, Result};
 
 /// A one-cycle starts from this part of the learning rate, and ends at this part of where it started.
@@ -102,6 +103,7 @@ impl Schedule {
     /// # Errors
     /// [`Error::InvalidOption`] for an option out of range.
     pub fn check(&self) -> Result<()> {
+        bounds::within("warmup", self.warmup, 0..=bounds::STEPS)?;
         if let Course::Cosine { alpha } = self.course
             && !(0.0..=1.0).contains(&alpha)
         {

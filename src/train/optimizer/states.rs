@@ -1,12 +1,14 @@
 //! Variables with their state, and the walk over them.
 
+use std::collections::HashSet;
+
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 
-use super::fused::FusedStep;
-use super::fused::SLOTS;
+use super::fused::{self, FusedStep, SLOTS};
 use super::rule::{Step, UpdateRule};
 use crate::error::{Error, Result};
+use crate::finite;
 
 /// A variable that an optimizer updates.
 #[derive(Clone, Debug)]
@@ -63,19 +65,52 @@ impl VariableStates {
         Self::new(variables.into_iter().enumerate().map(variable).collect())
     }
 
-    /// Updates every variable that has a gradient.
+    /// Updates every variable that has a gradient, or none: then it returns the first whose new weights, or whose
+    /// state, have a number that is NaN or infinite, and that number.
+    ///
+    /// Gradients that are `spent` may be written over, where they share their memory with nothing else.
     pub(in crate::train) fn step(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradients: &GradStore,
-    ) -> CandleResult<()> {
+        spent: bool,
+    ) -> CandleResult<Option<(String, f32)>> {
+        let shared = self.shared(gradients);
+        let spent = |gradient: &Tensor| {
+            let place = fused::place(gradient).filter(|_| spent);
+            place.is_some_and(|place| !shared.contains(&place))
+        };
+        let mut moved = Vec::with_capacity(self.0.len());
         for variable in &mut self.0 {
-            if let Some(gradient) = gradients.get(&variable.variable.var) {
-                variable.step(rule, learning_rate, &gradient.detach())?;
+            let gradient = gradients.get(&variable.variable.var);
+            moved.push(match gradient {
+                None => Moved::Not,
+                Some(gradient) => {
+                    let spent = spent(gradient);
+                    variable.step(rule, learning_rate, &gradient.detach(), spent)?
+                }
+            });
+            if let Some(Moved::Wrong(value)) = moved.last() {
+                return Ok(Some((variable.variable.name.clone(), *value)));
             }
         }
-        Ok(())
+        for (variable, moved) in self.0.iter_mut().zip(moved) {
+            variable.commit(moved)?;
+        }
+        Ok(None)
+    }
+
+    /// The places of numbers that more than one gradient or variable has, and the variables'.
+    fn shared(&self, gradients: &GradStore) -> HashSet<*const f32> {
+        let mut shared = HashSet::new();
+        let mut seen = HashSet::new();
+        for VariableState { variable, .. } in &self.0 {
+            shared.extend(fused::place(&variable.var));
+            let place = gradients.get(&variable.var).and_then(fused::place);
+            shared.extend(place.filter(|place| !seen.insert(*place)));
+        }
+        shared
     }
 
     /// The variables whose rule saw its gradient as numbers alone, and so cannot have kept the tensor.
@@ -141,13 +176,25 @@ impl VariableStates {
     }
 }
 
+/// What a step made of a variable, which is still as it was.
+enum Moved {
+    /// It had no gradient.
+    Not,
+    /// Its numbers are in a tensor that nobody else needs.
+    Exchange(Tensor),
+    Tensor(Tensor),
+    /// This number is NaN or infinite.
+    Wrong(f32),
+}
+
 impl VariableState {
     fn step(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradient: &Tensor,
-    ) -> CandleResult<()> {
+        spent: bool,
+    ) -> CandleResult<Moved> {
         let Variable {
             var, multiplier, ..
         } = &self.variable;
@@ -159,16 +206,42 @@ impl VariableState {
         let step = Step::new(learning_rate * multiplier, state.steps);
         match &mut state.slots {
             Slots::Fused(slots) => {
+                let name = rule.name();
                 let Some(fused) = rule.fused(step) else {
-                    candle_core::bail!("{}: its fused step comes and goes", rule.name());
+                    candle_core::bail!("{name}: its fused step comes and goes");
                 };
-                let fused = FusedStep::new(rule.name(), fused, slots);
-                var.inplace_op2(&gradient.contiguous()?, &fused)
+                let gradient = match spent {
+                    true => gradient.clone(),
+                    false => gradient.force_contiguous()?,
+                };
+                if FusedStep::new(name, &fused, slots).run(var, &gradient)? {
+                    return Ok(Moved::Exchange(gradient));
+                }
+                let next: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
+                let mut numbers = [&next].into_iter().chain(&*slots);
+                let wrong = numbers.find_map(|numbers| finite::first_not(numbers));
+                Ok(Moved::Wrong(wrong.unwrap_or(f32::NAN)))
             }
             Slots::Tensors(slots) => {
                 let weight = var.as_detached_tensor();
-                var.set(&rule.update(step, &weight, gradient, slots)?)
+                let weight = rule.update(step, &weight, gradient, slots)?;
+                for tensor in [&weight].into_iter().chain(slots.iter().flatten()) {
+                    if let Some(wrong) = doubt(tensor)? {
+                        return Ok(Moved::Wrong(wrong));
+                    }
+                }
+                Ok(Moved::Tensor(weight))
             }
+        }
+    }
+
+    /// Makes the variable what a step made of it.
+    fn commit(&mut self, moved: Moved) -> CandleResult<()> {
+        let var = &self.variable.var;
+        match moved {
+            Moved::Exchange(next) if fused::place(var).is_some() => fused::exchange(var, &next),
+            Moved::Exchange(next) | Moved::Tensor(next) => var.set(&next),
+            Moved::Not | Moved::Wrong(_) => Ok(()),
         }
     }
 
@@ -188,7 +261,14 @@ impl VariableState {
         if rule.counts_steps() {
             match find("step") {
                 Some(steps) => {
-                    state.steps = steps.to_scalar::<i64>()?.unsigned_abs();
+                    let number = steps.to_scalar::<i64>()?;
+                    let in_range = (0..i64::from(u32::MAX)).contains(&number);
+                    if !in_range {
+                        let found = format!("{name}.step of {number}");
+                        let expected = "a number of steps that a run can make";
+                        return Err(Error::mismatch("optimizer state", found, expected));
+                    }
+                    state.steps = number.unsigned_abs();
                     used += 1;
                 }
                 None => missing.push("step"),
@@ -226,13 +306,21 @@ impl VariableState {
     }
 }
 
+/// NaN where a tensor, on any device, holds a number that is NaN or infinite.
+fn doubt(tensor: &Tensor) -> CandleResult<Option<f32>> {
+    let zeros = (tensor * 0.0)?.sum_all()?.to_dtype(DType::F32)?;
+    let sum = zeros.to_scalar::<f32>()?;
+    Ok((sum != 0.0).then_some(sum))
+}
+
 impl State {
     fn fresh(rule: &dyn UpdateRule, var: &Var) -> CandleResult<Self> {
         let slots = rule.slots();
         let fits_fused = var.device().is_cpu() && var.dtype() == DType::F32;
         let slots = if fits_fused && rule.fused(Step::new(0.0, 1)).is_some() {
             let length = var.elem_count();
-            Slots::Fused(slots.map(|slot| vec![0.0; if slot.is_some() { length } else { 0 }]))
+            let zeros = |slot: Option<_>| vec![0.0; if slot.is_some() { length } else { 0 }];
+            Slots::Fused(slots.map(zeros))
         } else {
             let zeros = var.as_detached_tensor().zeros_like()?;
             Slots::Tensors(slots.map(|slot| slot.map(|_| zeros.clone())))

@@ -156,6 +156,8 @@ pub(super) enum Mode {
     Redirect(String),
     /// A pause before every 64 kB.
     Slow(Duration),
+    /// A byte, then a pause, again and again.
+    Trickle(Duration),
     /// Another body, with 200.
     Page(&'static str),
 }
@@ -307,6 +309,15 @@ impl Shared {
         write!(stream, "\r\n").ok()?;
         if let Mode::Short(most) | Mode::Stall(most) = mode {
             range.end = range.end.min(range.start + most);
+        }
+        if let Mode::Trickle(pause) = mode {
+            file.send(range, |bytes| {
+                bytes.iter().all(|byte| {
+                    std::thread::sleep(pause);
+                    stream.write_all(&[*byte]).is_ok()
+                })
+            });
+            return None;
         }
         file.send(range, |bytes| {
             if let Mode::Slow(pause) = mode {

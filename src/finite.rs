@@ -1,0 +1,81 @@
+//! Finite numbers: whether there are others among some, and which comes first.
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{Error, Result};
+
+/// The exponent's bits of an f32: all are set in NaN and infinity, and in no other number.
+const EXPONENT: u32 = 0x7f80_0000;
+
+/// Whether all numbers are finite. It is meant to cost next to nothing: no branch but the last.
+pub(crate) fn all(values: &[f32]) -> bool {
+    let bad = |value: &f32| u32::from(value.to_bits() & EXPONENT == EXPONENT);
+    values.iter().fold(0, |any, value| any | bad(value)) == 0
+}
+
+/// The first number that is NaN or infinite.
+pub(crate) fn first_not(values: &[f32]) -> Option<f32> {
+    if all(values) {
+        return None;
+    }
+    values.iter().copied().find(|value| !value.is_finite())
+}
+
+/// The first number of a tensor that is NaN or infinite; integers are neither.
+pub(crate) fn first_not_in(tensor: &Tensor) -> Result<Option<f32>> {
+    let tensor = tensor.detach();
+    match tensor.dtype() {
+        DType::F64 => {
+            let values: Vec<f64> = tensor.flatten_all()?.to_vec1()?;
+            let bad = values.into_iter().find(|value| !value.is_finite());
+            Ok(bad.map(|value| value as f32))
+        }
+        DType::F32 | DType::F16 | DType::BF16 => {
+            let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            Ok(first_not(&values))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Refuses a tensor with a number that is NaN or infinite.
+pub(crate) fn require(what: impl FnOnce() -> String, tensor: &Tensor) -> Result<()> {
+    match first_not_in(tensor)? {
+        None => Ok(()),
+        Some(value) => Err(Error::NotFinite {
+            what: what(),
+            value,
+        }),
+    }
+}
+
+/// The first of some tensors that holds NaN or infinity, and the number.
+pub(crate) fn first_tensor(
+    tensors: impl IntoIterator<Item = (String, Tensor)>,
+) -> Result<Option<(String, f32)>> {
+    for (name, tensor) in tensors {
+        if let Some(value) = first_not_in(&tensor)? {
+            return Ok(Some((name, value)));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_looked_at_and_every_finite_number_passes() {
+        let extremes = [0.0, -0.0, f32::MIN, f32::MAX, f32::MIN_POSITIVE, 1e-45];
+        assert!(all(&extremes) && all(&[]));
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in 0..67 {
+                let mut values = [1.5; 67];
+                values[place] = bad;
+                assert!(!all(&values), "{bad} at {place}");
+                assert_eq!(first_not(&values).map(f32::to_bits), Some(bad.to_bits()));
+            }
+        }
+    }
+}
