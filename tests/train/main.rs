@@ -6,6 +6,7 @@ mod common;
 #[cfg(target_os = "linux")]
 mod many;
 
+mod auto_traits;
 mod callbacks;
 mod checkpoints;
 mod crash_resume;
