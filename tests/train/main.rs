@@ -5,6 +5,8 @@ mod common;
 #[path = "../common/many.rs"]
 #[cfg(target_os = "linux")]
 mod many;
+#[path = "../../fuzz/targets.rs"]
+mod targets;
 
 mod auto_traits;
 mod callbacks;
@@ -13,6 +15,7 @@ mod crash_resume;
 mod features;
 mod fine_tune;
 mod finite;
+mod fuzz;
 mod keras_callbacks;
 mod loss;
 #[cfg(target_os = "linux")]
