@@ -12,6 +12,7 @@ mod auto_traits;
 mod callbacks;
 mod checkpoints;
 mod crash_resume;
+mod damaged;
 mod features;
 mod fine_tune;
 mod finite;
