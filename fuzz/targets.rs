@@ -192,7 +192,8 @@ pub fn checkpoint(data: &[u8]) {
         let resumed = trainer().epochs(2).resume(folder.path());
         let mut model = fresh();
         if let Ok(history) = resumed.fit(&mut model, &pictures(), &pictures()) {
-            assert_eq!(history.epochs.len(), 2);
+            // One, where the file says that the run was stopped.
+            assert!((1..=2).contains(&history.epochs.len()));
             assert!(model.predict(&DynamicImage::new_rgb8(40, 30)).is_ok());
         }
     }

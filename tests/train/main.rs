@@ -16,6 +16,8 @@ mod damaged;
 mod features;
 mod fine_tune;
 mod finite;
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod fuzz;
 mod keras_callbacks;
 mod loss;
@@ -25,11 +27,14 @@ mod metrics;
 mod nothing;
 mod optimizers;
 mod own_optimizer;
+mod parity;
 mod recipes;
 mod resume;
 mod rmsprop;
 mod run_folder;
 mod santa;
 mod schedule;
+#[cfg(target_os = "linux")]
+mod soak;
 mod training;
 mod verbosity;
