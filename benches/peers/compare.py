@@ -5,42 +5,82 @@ import ctypes
 import json
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
+
+from peer import LAST_STAGE, LITE, THREADS, VGG, parts_of
 
 HERE = Path(__file__).parent
-THREADS = 2
+COLUMNS = ["ours", "pytorch", "keras", "onnxruntime", "openvino", "ncnn", "candle", "rten"]
 FORWARD = ["ours", "pytorch", "keras", "onnxruntime", "openvino", "ncnn"]
 TRAIN = ["ours", "pytorch", "keras"]
 EPOCH = ["ours", "keras"]
+BASE_FORWARD = ["ours", "pytorch", "onnxruntime", "openvino", "ncnn", "rten"]
+BASE_TRAIN = ["ours", "pytorch"]
+# candle takes seconds for depthwise convolutions.
+CANDLE_BASES = ["resnet18", "resnet50", "repvgg_a0"]
 
-# Key of peers.json: (who can do it, repetitions in one turn, share of the rounds).
-# An epoch is long enough to need fewer rounds.
-WORKS = {
-    "forward_20x64": (FORWARD, 3, 1),
-    "forward_1x64": (FORWARD, 20, 1),
-    "forward_1x224": (FORWARD, 5, 1),
-    "forward_8x224": (FORWARD, 1, 1),
-    "step_frozen": (TRAIN, 10, 1),
-    "step_block5": (TRAIN, 10, 1),
-    "step_all": (TRAIN, 10, 1),
-    "epoch_frozen": (EPOCH, 1, 1 / 3),
-    "epoch_block5": (EPOCH, 1, 1 / 3),
-    "ten_epochs_cached": (EPOCH, 1, 1 / 9),
-    "loader": (EPOCH, 2, 1),
+
+class Work(NamedTuple):
+    """Who can do it, repetitions in one turn, share of the rounds."""
+
+    names: list
+    times: int
+    share: float = 1
+
+
+def works():
+    """By key of peers.json. An epoch is long enough to need fewer rounds."""
+    listed = {
+        "forward_20x64": Work(FORWARD, 3),
+        "forward_1x64": Work(FORWARD, 20),
+        "forward_1x224": Work(FORWARD, 5),
+        "forward_8x224": Work(FORWARD, 1),
+        "step_frozen": Work(TRAIN, 10),
+        "step_block5": Work(TRAIN, 10),
+        "step_all": Work(TRAIN, 10),
+        "epoch_frozen": Work(EPOCH, 1, 1 / 3),
+        "epoch_block5": Work(EPOCH, 1, 1 / 3),
+        "ten_epochs_cached": Work(EPOCH, 1, 1 / 9),
+        "loader": Work(EPOCH, 2),
+    }
+    for base in LAST_STAGE:
+        names = BASE_FORWARD + ["candle"] * (base in CANDLE_BASES)
+        listed |= {f"{base}_1x224": Work(names, 10), f"{base}_8x224": Work(names, 3)}
+        listed |= {f"{base}_step_{opened}": Work(BASE_TRAIN, 5) for opened in ("frozen", "last", "all")}
+    listed |= {f"{LITE}_epoch_{opened}": Work(EPOCH, 1, 1 / 3) for opened in ("frozen", "last")}
+    return listed
+
+
+WORKS = works()
+# Megabytes of a fresh process that takes the steps of another key.
+MEMORY = {"memory_step_all_mb": "step_all"} | {
+    f"{base}_memory_{opened}_mb": f"{base}_step_{opened}" for base in LAST_STAGE for opened in ("frozen", "last", "all")
 }
+# Those of a base stand together, VGG19's come first.
+KEYS = sorted([*WORKS, *MEMORY], key=lambda key: [VGG, *LAST_STAGE].index(parts_of(key)[0]))
 # Pictures a second, where more is better; all else is milliseconds or megabytes.
 RATES = {"loader"}
-MEMORY = "memory_step_all_mb"
 # Between the features of the peers: far above rounding in f32, far below a lower precision or another network.
-TOLERANCE = 2e-4
+SUM_TOLERANCE, SAMPLES_TOLERANCE = 2e-4, 1e-3
+
+
+def peers_of(key):
+    return WORKS[MEMORY.get(key, key)].names
 
 
 class Failed(Exception):
-    """A peer that cannot be used; the text says why."""
+    """What a peer cannot do; the text says why."""
+
+
+class Gone(Failed):
+    """A peer that is no more."""
 
 
 class Worker:
@@ -50,11 +90,14 @@ class Worker:
         self.name = name
         environment = os.environ | {
             "RAYON_NUM_THREADS": str(THREADS),
+            "RTEN_NUM_THREADS": str(THREADS),
             "OMP_NUM_THREADS": str(THREADS),
             "CUDA_VISIBLE_DEVICES": "",
             "KERAS_BACKEND": "tensorflow",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
+        if name == "candle":
+            environment["HEADSTART_KERNELS"] = "candle"
         self.log = log
         with open(log, "w") as errors:
             self.process = subprocess.Popen(
@@ -80,7 +123,7 @@ class Worker:
             self.process.stdin.flush()
             return self.answer("ok")
         except BrokenPipeError as error:
-            raise Failed("it ended") from error
+            raise Gone("it ended") from error
         finally:
             self.stop()
 
@@ -92,7 +135,7 @@ class Worker:
         if line:
             raise Failed(rest)
         lines = [line for line in Path(self.log).read_text(errors="replace").splitlines() if line.strip()]
-        raise Failed(lines[-1] if lines else "it ended without a word")
+        raise Gone(lines[-1] if lines else "it ended without a word")
 
     def stop(self):
         self.process.send_signal(signal.SIGSTOP)
@@ -114,47 +157,64 @@ class Run:
         self.logs = options.out / "peers"
         self.workers = {}
         self.versions = {}
+        # Who could not be started, and who could not do what: shown below the table.
+        self.absent = set()
+        self.notes = []
 
     def start(self, name):
         folders = [str(self.options.models), str(self.options.data)]
-        command = [str(self.options.ours)] if name == "ours" else [sys.executable, str(HERE / f"{name}_peer.py")]
+        programs = {"ours": self.options.ours, "candle": self.options.ours, "rten": self.options.rten}
+        if name not in programs:
+            command = [sys.executable, str(HERE / f"{name}_peer.py")]
+        elif programs[name] and programs[name].exists():
+            command = [str(programs[name])]
+        else:
+            raise Failed("it was not built")
         worker = Worker(name, command + folders, self.logs / f"{name}.log")
-        self.versions[name] = worker.version
+        self.versions[name] = candle_version() if name == "candle" else worker.version
         return worker
 
     def open(self, names):
+        """Starts those who are not there; who ended in an earlier work gets another chance."""
         for name in names:
+            if name in self.workers or name in self.absent:
+                continue
             try:
                 self.workers[name] = self.start(name)
             except Failed as failure:
-                self.without(name, failure)
+                self.absent.add(name)
+                self.note("everything", name, failure)
 
-    def without(self, name, failure):
-        if worker := self.workers.pop(name, None):
-            worker.close()
+    def note(self, work, name, failure):
         if name == "ours":
-            raise SystemExit(f"ours: {failure}")
-        print(f"without {name}: {failure}", file=sys.stderr)
+            raise SystemExit(f"{work}: ours: {failure}")
+        self.notes.append(f"{work} without {name}: {failure}")
+        print(f"\n{self.notes[-1]}", file=sys.stderr)
 
     def close(self):
         for worker in self.workers.values():
             worker.close()
 
-    def ask(self, name, *words):
-        """The peer's answer; None, and the peer is left out from here on, when it has none."""
+    def ask(self, work, name, *words):
+        """The peer's answer; None when it has none."""
         try:
             return self.workers[name].ask(*words)
         except Failed as failure:
-            self.without(name, failure)
+            if isinstance(failure, Gone):
+                self.workers.pop(name).close()
+            self.note(work, name, failure)
             return None
 
     def measure(self, work):
         """The figures of each peer, one a round."""
+        if work in MEMORY:
+            return self.measure_memory(work)
         names, times, share = WORKS[work]
+        self.open(names)
         names = [name for name in names if name in self.workers]
-        prints = {name: self.ask(name, "prepare", work) for name in names}
+        prints = {name: self.ask(work, name, "prepare", work) for name in names}
         check_agreement(work, prints)
-        names = [name for name in names if name in self.workers]
+        names = [name for name in names if prints[name] is not None]
         figures = {name: [] for name in names}
         rounds = max(1, round(self.options.rounds * share))
         for index in range(rounds):
@@ -162,27 +222,39 @@ class Run:
             # Another one begins each round, so that nobody always follows the same neighbour.
             first = index % len(names)
             for name in names[first:] + names[:first]:
-                if name in self.workers and (figure := self.ask(name, "run", work, times)):
+                if name in self.workers and (figure := self.ask(work, name, "run", work, times)):
                     figures[name].append(float(figure))
         print(file=sys.stderr)
         return {name: values for name, values in figures.items() if values}
 
-    def measure_memory(self):
-        """The peak of a fresh process that takes training steps with every block open."""
-        peaks = {}
-        for name in TRAIN:
-            if name not in self.workers:
+    def measure_memory(self, key):
+        """The peak of a fresh process that takes training steps."""
+        work, peaks = MEMORY[key], {}
+        print(key, file=sys.stderr)
+        for name in peers_of(key):
+            if name in self.absent:
                 continue
-            worker = self.start(name)
+            worker = None
             try:
-                worker.ask("prepare", "step_all")
-                worker.ask("run", "step_all", WORKS["step_all"][1])
+                worker = self.start(name)
+                worker.ask("prepare", work)
+                worker.ask("run", work, WORKS[work].times)
                 peaks[name] = [float(worker.ask("memory"))]
             except Failed as failure:
-                self.without(name, failure)
+                self.note(key, name, failure)
             finally:
-                worker.close()
+                if worker:
+                    worker.close()
         return peaks
+
+    def costs(self, works):
+        """Multiplications and bytes of each forward pass and step."""
+        self.open(["ours"])
+        costs = {}
+        for work in works:
+            if work in WORKS and re.search(r"\dx\d|step", work):
+                costs[work] = [float(word) for word in self.ask(work, "ours", "cost", work).split()]
+        return costs
 
 
 def check_agreement(work, prints):
@@ -191,10 +263,19 @@ def check_agreement(work, prints):
     if not features:
         return
     truth_of = "pytorch" if "pytorch" in features else next(iter(features))
+    truth = features[truth_of]
     for name, found in features.items():
-        for value, truth in zip(found, features[truth_of], strict=True):
-            if not abs(value - truth) <= TOLERANCE * abs(truth):
-                raise SystemExit(f"{work}: {name} computes something else: {found}, {truth_of} {features[truth_of]}")
+        sums = [abs(a - b) / abs(b) for a, b in zip(found[:2], truth[:2], strict=True)]
+        distance = sum((a - b) ** 2 for a, b in zip(found[2:], truth[2:], strict=True)) ** 0.5
+        samples = distance / sum(b**2 for b in truth[2:]) ** 0.5
+        if not (max(sums) <= SUM_TOLERANCE and samples <= SAMPLES_TOLERANCE):
+            differ = f"its features differ from {truth_of}'s by {samples:.1e}, their sums by {max(sums):.1e}"
+            raise SystemExit(f"\n{work}: {name} computes something else: {differ}")
+
+
+def candle_version():
+    lock = (HERE / "../../Cargo.lock").read_text()
+    return re.search(r'name = "candle-core"\nversion = "([^"]+)"', lock)[1]
 
 
 def ratio(work, ours, peer):
@@ -203,7 +284,7 @@ def ratio(work, ours, peer):
 
 
 def table(measured):
-    names = [name for name in FORWARD if any(name in figures for figures in measured.values())]
+    names = [name for name in COLUMNS if any(name in peers_of(work) for work in measured)]
     head = ["work", *names, "fastest peer / ours"]
     lines = [head, ["---"] * len(head)]
     for work, figures in measured.items():
@@ -226,6 +307,20 @@ def table(measured):
 
 def short(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def limits(measured, costs, peaks):
+    """What ours reaches of the processor's arithmetic and of the memory's rate, by the least that a row costs."""
+    flops, bandwidth = (max(values) for values in zip(*peaks))
+    head = ["work", "multiply-adds (G)", "ms", "GFLOP/s", "of the peak", "MB", "GB/s", "of the memory's rate"]
+    lines = [head, ["---"] * len(head)]
+    for work, (multiplications, moved) in costs.items():
+        taken = statistics.median(measured[work]["ours"]) / 1000
+        computed, read = 2e-9 * multiplications / taken, 1e-9 * moved / taken
+        cells = [f"`{work}`", f"{multiplications / 1e9:.2f}", short(1000 * taken), f"{computed:.0f}"]
+        cells += [f"{computed / flops:.0%}", f"{moved / 1e6:,.0f}", f"{read:.1f}", f"{read / bandwidth:.0%}"]
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def peak(options):
@@ -259,53 +354,76 @@ def machine(run, peaks):
             f"- Rounds: {run.options.rounds}. Epochs and loader: {pictures['train']} training and "
             f"{pictures['validation']} validation pictures.",
             "- Cells: median (best) of the rounds, then the ratio of the peer's median to ours. Milliseconds; pictures a "
-            f"second for `loader`, megabytes for `{MEMORY}`.",
+            "second for `loader`, megabytes for `…_mb`.",
+            *(f"- {note}" for note in run.notes),
         ]
     )
+
+
+def chosen(patterns):
+    """The keys that fit any of the patterns."""
+    patterns = [pattern for listed in patterns for pattern in listed.split(",")]
+    for pattern in patterns:
+        if not any(fnmatchcase(key, pattern) for key in KEYS):
+            raise argparse.ArgumentTypeError(f"--only {pattern} is none of {', '.join(KEYS)}")
+    return [key for key in KEYS if any(fnmatchcase(key, pattern) for pattern in patterns)]
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ours", type=Path, required=True)
+    parser.add_argument("--rten", type=Path)
     parser.add_argument("--peak", type=Path, required=True)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default=",".join([*WORKS, MEMORY]), help="keys, separated by commas")
+    parser.add_argument("--only", action="append", help="keys or patterns (`*_1x224`), separated by commas or repeated")
+    parser.add_argument("--add", action="store_true", help="keep the other keys' figures of the run before")
     options = parser.parse_args()
-    options.only = options.only.split(",")
-    unknown = set(options.only) - {*WORKS, MEMORY}
-    if unknown or options.rounds < 1:
-        parser.error(f"--rounds is 1 or more; --only takes {', '.join([*WORKS, MEMORY])}")
+    if options.rounds < 1:
+        parser.error("--rounds is 1 or more")
+    try:
+        options.only = chosen(options.only or ["*"])
+    except argparse.ArgumentTypeError as error:
+        parser.error(error)
     return options
+
+
+def save(options, measured):
+    """Every figure, and the medians."""
+    medians = {
+        work: {name: round(statistics.median(values), 3) for name, values in figures.items()}
+        for work, figures in measured.items()
+    }
+    (options.out / "peers.json").write_text(json.dumps(medians, indent=2) + "\n")
+    (options.out / "peers" / "rounds.json").write_text(json.dumps(measured, indent=2) + "\n")
+
+
+def before(options):
+    """What runs before have measured, where this one is to add to them."""
+    rounds = options.out / "peers" / "rounds.json"
+    return json.loads(rounds.read_text()) if options.add and rounds.exists() else {}
 
 
 def main():
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     run = Run(options)
-    measured = {}
+    measured = before(options)
     try:
-        needed = {name for work in options.only for name in (TRAIN if work == MEMORY else WORKS[work][0])}
         peaks = [peak(options)]
-        run.open([name for name in FORWARD if name in needed])
-        for work in WORKS:
-            if work in options.only:
-                measured[work] = run.measure(work)
-        if MEMORY in options.only:
-            measured[MEMORY] = run.measure_memory()
+        for work in options.only:
+            measured[work] = run.measure(work)
+            # Now, so that a run that is cut off has not been for nothing.
+            measured = {key: measured[key] for key in KEYS if key in measured}
+            save(options, measured)
+        costs = run.costs(measured)
     finally:
         run.close()
     peaks.append(peak(options))
 
-    medians = {
-        work: {name: round(statistics.median(values), 3) for name, values in figures.items()}
-        for work, figures in measured.items()
-    }
-    report = f"{machine(run, peaks)}\n\n{table(measured)}"
-    (options.out / "peers.json").write_text(json.dumps(medians, indent=2) + "\n")
-    (options.out / "peers" / "rounds.json").write_text(json.dumps(measured, indent=2) + "\n")
+    report = f"{machine(run, peaks)}\n\n{table(measured)}\n\n{limits(measured, costs, peaks)}"
     (options.out / "peers" / "table.md").write_text(report + "\n")
     print(report)
 

@@ -2,11 +2,12 @@
 
 A peer is one process that answers lines of its standard input with one line each of its standard output:
 
-    prepare WORK     ok [SUM SQUARES]   SUM and SQUARES of the features, for a forward pass
-    run WORK TIMES   ok FIGURE          milliseconds of one of TIMES repetitions; pictures a second for `loader`
-    memory           ok MB              the most memory this process ever held
+    prepare WORK     ok [SUM SQUARES SAMPLE…]   what `fingerprint` makes of the features, where there are any
+    run WORK TIMES   ok FIGURE                  milliseconds of one of TIMES repetitions; pictures a second for `loader`
+    memory           ok MB                      the most memory this process ever held
+    cost WORK        ok MULTIPLICATIONS BYTES   of one repetition; ours alone answers this
 
-or `error REASON`. Before the first it says `ready VERSION`. benches/peers/ours.rs says the same in Rust.
+or `error REASON`. Before the first it says `ready VERSION`. benches/peers/ours.rs and rten/ say the same in Rust.
 """
 
 import os
@@ -18,7 +19,19 @@ import time
 import numpy as np
 
 THREADS = 2
-BATCH, SIDE, HIDDEN, RATE = 20, 64, 132, 2e-5
+BATCH, HIDDEN, RATE = 20, 132, 2e-5
+VGG, LITE = "vgg19", "tf_efficientnet_lite0"
+# timm's bases beside VGG19, and what the names of the tensors in their last stage begin with.
+LAST_STAGE = {
+    "resnet18": ("layer4.",),
+    "resnet50": ("layer4.",),
+    "repvgg_a0": ("stages.3.",),
+    LITE: ("blocks.6.", "conv_head.", "bn2."),
+    "efficientnet_b0": ("blocks.6.", "conv_head.", "bn2."),
+    "mobilenetv3_large_100": ("blocks.5.", "blocks.6."),
+}
+# How many of the features are shown beside their sum and their squares' sum.
+SAMPLES = 61
 POOL = "pool"
 CONVOLUTIONS = [64, 64, POOL, 128, 128, POOL, *[256] * 4, POOL, *[512] * 4, POOL, *[512] * 4, POOL]
 
@@ -46,16 +59,47 @@ def labels():
     return (np.arange(BATCH) % 2).astype(np.float32)
 
 
-def read_weights(models):
+def read_weights(models, base=VGG):
     from safetensors.numpy import load_file
 
-    return load_file(os.path.join(models, "vgg19.safetensors"))
+    return load_file(os.path.join(models, f"{base}.safetensors"))
 
 
-def shape_of(work):
-    """(pictures, side) of `forward_20x64`; None for other work."""
-    match = re.fullmatch(r"forward_(\d+)x(\d+)", work)
+def parts_of(work):
+    """The base and the rest of a key: `resnet18_8x224`, `resnet18_step_all`; without a base it is VGG19's."""
+    for base in LAST_STAGE:
+        if work.startswith(f"{base}_"):
+            return base, work.removeprefix(f"{base}_")
+    return VGG, work.removeprefix("forward_")
+
+
+def shape_of(rest):
+    """(pictures, side) of `20x64`; None for other work."""
+    match = re.fullmatch(r"(\d+)x(\d+)", rest)
     return match and tuple(map(int, match.groups()))
+
+
+def side_of(base):
+    """Height and width in pixels of the pictures that a base is trained on: the notebook's for VGG."""
+    return 64 if base == VGG else 128
+
+
+def fingerprint(features):
+    """What compare.py compares of features (N, C, H, W): the sum, the squares' sum, and some of them."""
+    features = np.asarray(features, dtype=np.float64).ravel()
+    samples = features[np.arange(SAMPLES) * features.size // SAMPLES]
+    return [features.sum(), (features**2).sum(), *samples]
+
+
+def fastest(ways):
+    """The fastest of several ways to do one thing, by name: each is tried three times in turn."""
+    taken = {name: [] for name in ways}
+    for _ in range(3 if len(ways) > 1 else 0):
+        for name, way in ways.items():
+            taken[name].append(median_ms(way, 2))
+    best = min(ways, key=lambda name: statistics.median(taken[name] or [0]))
+    print({name: [round(value, 2) for value in values] for name, values in taken.items()}, best, file=sys.stderr, flush=True)
+    return ways[best]
 
 
 def median_ms(step, times):
@@ -99,8 +143,7 @@ def serve(version, prepare):
                 run, features = prepare(words[0])
                 answer = ""
                 if features is not None:
-                    features = np.asarray(features, dtype=np.float64)
-                    answer = f" {features.sum():.9e} {(features**2).sum():.9e}"
+                    answer = "".join(f" {value:.9e}" for value in fingerprint(features))
             elif command == "run":
                 answer = f" {run(int(words[1]))}"
             elif command == "memory":

@@ -1,48 +1,110 @@
-"""PyTorch, eager, with channels-last memory: its fastest layout for convolutions on a CPU."""
+"""PyTorch with channels-last memory, its fastest layout for convolutions on a CPU. Forward passes are eager or compiled,
+whichever is faster (VGG19's are eager); training steps are eager."""
 
 import sys
 
 import torch
 from torch import nn
-from torchvision.models.vgg import cfgs, make_layers
 
-from peer import BATCH, HIDDEN, RATE, SIDE, THREADS, labels, mean_ms, median_ms, pixels, read_weights, serve, shape_of
+from make_models import loaded
+from peer import (
+    BATCH,
+    HIDDEN,
+    LAST_STAGE,
+    RATE,
+    THREADS,
+    VGG,
+    fastest,
+    labels,
+    mean_ms,
+    median_ms,
+    parts_of,
+    pixels,
+    serve,
+    shape_of,
+    side_of,
+)
 
-# Where each block's convolutions start in torchvision's list of layers.
+# Where VGG's trainable layers start in torchvision's list.
 FIRST_OPEN = {"frozen": None, "block5": 28, "all": 0}
 
 
-def base():
-    model = nn.Sequential()
-    model.add_module("features", make_layers(cfgs["E"]))
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in read_weights(sys.argv[1]).items()})
-    return model.features.to(memory_format=torch.channels_last)
+def base(name):
+    model = loaded(sys.argv[1], name)
+    return (model.features if name == VGG else model).to(memory_format=torch.channels_last)
 
 
 def channels_last(*shape):
     return torch.from_numpy(pixels(*shape)).contiguous(memory_format=torch.channels_last)
 
 
-def forward(pictures, side):
-    model, images = base().eval(), channels_last(pictures, 3, side, side)
+def forward(name, pictures, side):
+    model, images = base(name).eval(), channels_last(pictures, 3, side, side)
+    steps = {"eager": inferred(model, images)}
+    if name != VGG:
+        try:
+            steps["compiled"] = compiled(model, images)
+        except Exception as error:
+            print(f"not compiled: {error}", file=sys.stderr)
+    step = fastest(steps)
+    return lambda times: median_ms(step, times), step().numpy()
 
+
+def inferred(model, images):
     @torch.inference_mode()
     def step():
         return model(images)
 
-    return lambda times: median_ms(step, times), step().numpy()
+    return step
 
 
-def train_step(first_open):
-    conv_base = base()
+def compiled(model, images):
+    """By inductor, which folds batch norms and packs weights when they are frozen."""
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    inductor.freezing = True
+    # What it starts would not stop when this process is stopped.
+    inductor.compile_threads = 1
+    fast = torch.compile(model)
+
+    # Freezing is for no_grad.
+    @torch.no_grad()
+    def step():
+        return fast(images)
+
+    step()
+    return step
+
+
+def open_vgg(opened):
+    """The base with an open part, and the notebook's head."""
+    conv_base, first = base(VGG), FIRST_OPEN[opened]
     for index, layer in enumerate(conv_base):
-        layer.requires_grad_(first_open is not None and index >= first_open)
-    features = 512 * (SIDE // 32) ** 2
+        layer.requires_grad_(first is not None and index >= first)
+    features = 512 * (side_of(VGG) // 32) ** 2
     head = nn.Sequential(nn.Flatten(), nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
-    model = nn.Sequential(conv_base, head).train()
+    return nn.Sequential(conv_base, head)
+
+
+def open_base(name, opened):
+    """The base with an open part, its batch norms with the statistics they have, and the means of its maps on a unit."""
+    conv_base = base(name).eval()
+    names = {"frozen": (), "last": LAST_STAGE[name], "all": ("",)}[opened]
+    for key, parameter in conv_base.model.named_parameters():
+        parameter.requires_grad_(key.startswith(names))
+    with torch.no_grad():
+        _, channels, _, _ = conv_base(torch.zeros(1, 3, 64, 64)).shape
+    return nn.Sequential(conv_base, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
+
+
+def train_step(name, opened):
+    # VGG has nothing that training mode would change.
+    model = open_vgg(opened) if name == VGG else open_base(name, opened)
     optimizer = torch.optim.RMSprop([p for p in model.parameters() if p.requires_grad], lr=RATE, alpha=0.9, eps=1e-7)
     loss = nn.BCEWithLogitsLoss()
-    images, wanted = channels_last(BATCH, 3, SIDE, SIDE), torch.from_numpy(labels())[:, None]
+    side = side_of(name)
+    images, wanted = channels_last(BATCH, 3, side, side), torch.from_numpy(labels())[:, None]
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -53,9 +115,10 @@ def train_step(first_open):
 
 
 def prepare(work):
-    if shape := shape_of(work):
-        return forward(*shape)
-    return train_step(FIRST_OPEN[work.removeprefix("step_")])
+    name, rest = parts_of(work)
+    if shape := shape_of(rest):
+        return forward(name, *shape)
+    return train_step(name, rest.removeprefix("step_"))
 
 
 torch.set_num_threads(THREADS)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Measures headstart beside PyTorch, Keras, ONNX Runtime, OpenVINO and ncnn in one run; see benches/README.md.
+# Measures headstart beside PyTorch, Keras, ONNX Runtime, OpenVINO, ncnn, candle and rten in one run; see
+# benches/README.md.
 #
-#   benches/peers/run.sh [--rounds N] [--only KEY,KEY]
+#   benches/peers/run.sh [--rounds N] [--only PATTERN]... [--add]
 #
 # HEADSTART_PEERS_VENV=DIR uses a Python environment that is already there instead of making one.
 set -euo pipefail
@@ -26,10 +27,15 @@ ours=$(cargo build --release --bench peers --message-format=json-render-diagnost
 built = [json.loads(line) for line in sys.stdin]
 print(next(m["executable"] for m in built if m["reason"] == "compiler-artifact" and m["target"]["name"] == "peers"))')
 
+# Where it cannot be built, the others go on without it.
+rten=target/peers/rten/release/rten_peer
+cargo build --release --locked --quiet --manifest-path benches/peers/rten/Cargo.toml --target-dir target/peers/rten ||
+  rm -f "$rten"
+
 cc -O3 -march=native -ffp-contract=fast -pthread benches/peers/peak.c -o "$out/peak"
 
-[ -e "$out/models/done" ] || "$venv/bin/python" benches/peers/make_models.py "$out/models"
+"$venv/bin/python" benches/peers/make_models.py "$out/models" >"$out/models.log"
 
 data=../shared/data/santa
 [ -d "$data" ] || data=examples/santa/pictures
-exec "$venv/bin/python" benches/peers/compare.py --ours "$ours" --peak "$out/peak" --models "$out/models" --data "$data" --out target "$@"
+exec "$venv/bin/python" benches/peers/compare.py --ours "$ours" --rten "$rten" --peak "$out/peak" --models "$out/models" --data "$data" --out target "$@"

@@ -4,7 +4,7 @@
 //! and the chunks of the weights' gradient are what it sums up by. All are fixed, or depend on a layer's shape alone.
 
 /// Bytes of a layer's input and output up to which they are taken to stay in the last-level cache between layers.
-pub(super) const LAYER_BYTES: usize = 28 << 20;
+pub(super) const LAYER_BYTES: usize = 16 << 20;
 
 // The cost model, in the time of a multiply-add.
 
@@ -61,11 +61,18 @@ pub(super) const GRADIENT_PANELS: usize = 2;
 
 // The depthwise convolution and pooling.
 
-/// Output pixels that an item takes, about: some ten microseconds of work.
+/// Pixels whose gradient an item takes, about: some ten microseconds of work.
 pub(super) const DEPTHWISE_PIXELS: usize = 1024;
 
 /// Items of work that the parameters' gradients are cut into at least.
 pub(super) const DEPTHWISE_GRADIENT_ITEMS: usize = 16;
+
+/// Bytes of the padded rows that an item reads: they stay near the first-level cache.
+pub(super) const DEPTHWISE_STRIP_BYTES: usize = 48 << 10;
+
+/// Bytes of the buffer between an expansion and its depthwise convolution: it stays in the second-level cache, and rows
+/// that two strips make are few.
+pub(super) const STRIP_BYTES: usize = 400 << 10;
 
 // The gradient of the weights of a convolution of another window.
 

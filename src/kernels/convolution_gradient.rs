@@ -1,17 +1,15 @@
 //! The gradients of any of a network's convolutions, from that of its sums.
 
-use super::activation::Activation;
 use super::dense_gradient::weight_gradient;
 use super::depthwise;
-use super::elementwise;
-use super::epilogue::Epilogue;
-use super::isa::Isa;
+use super::epilogue::{Epilogue, Gate};
+use super::isa::{Isa, Token, with_simd};
 use super::method::Method;
 use super::network::Conv;
 use super::parallel::{Shared, for_each};
 use super::scratch::Scratch;
 use super::shape::{FeatureMaps, Shape};
-use super::simd::LANES;
+use super::simd::{LANES, Simd};
 use super::squeeze::plane_sums;
 use super::weights::Weights;
 use super::window::{Padding, Window};
@@ -48,8 +46,8 @@ pub(super) fn parameter_gradients(
 pub(super) struct Joined<'a> {
     /// A gradient of the same value that it is added to.
     pub(super) other: Option<&'a [f32]>,
-    /// The output of the ReLU that made the input, which the gradient passes then.
-    pub(super) gate: Option<&'a [f32]>,
+    /// What made the input, which the gradient passes then.
+    pub(super) gate: Option<Gate<'a>>,
 }
 
 /// Writes the gradient of the input, of `shape`, from that of the sums.
@@ -136,19 +134,55 @@ impl Transposed<'_> {
             &Epilogue::default(),
             &mut pixels,
         );
-        let spread = Spread {
-            stride,
-            skipped: (0, 0),
-            to: shape,
-        };
-        spread.fill(&pixels, met, dx);
-        if let Some(other) = joined.other {
-            elementwise::add(self.isa, other, dx);
-        }
-        if let Some(gate) = joined.gate {
-            elementwise::activation_gradient(self.isa, Activation::Relu, gate, dx);
-        }
+        join_scattered(self.isa, &pixels, met, stride, joined, shape, dx);
     }
+}
+
+/// Writes maps whose pixels come to lie a stride apart, with zeros between, and what they join.
+fn join_scattered(
+    isa: Isa,
+    pixels: &[f32],
+    met: Shape,
+    stride: usize,
+    joined: Joined<'_>,
+    shape: Shape,
+    dx: &mut [f32],
+) {
+    assert_eq!(
+        (pixels.len(), dx.len()),
+        (met.blocked_len(), shape.blocked_len())
+    );
+    let epilogue = Epilogue {
+        residual: joined.other,
+        gate: joined.gate,
+        ..Epilogue::default()
+    };
+    epilogue.check(shape.channels, dx.len());
+    let dx = Shared::new(dx);
+    let row_len = shape.width * LANES;
+    for_each(shape.batch * shape.blocks() * shape.height, |item| {
+        let (plane, row) = (item / shape.height, item % shape.height);
+        let is_met = row % stride == 0 && row / stride < met.height;
+        let from = plane * met.plane_len() + row / stride * met.width * LANES;
+        let columns = if is_met { met.width } else { 0 };
+        with_simd!(isa, simd => simd.vectorize(
+            #[inline(always)]
+            || for column in 0..shape.width {
+                let offset = item * row_len + column * LANES;
+                let zero = simd.splat(0.0);
+                // SAFETY: a pixel of the maps that were met, and one of the row, which is this item's alone and which
+                // the epilogue was checked for.
+                unsafe {
+                    let value = if column % stride == 0 && column / stride < columns {
+                        simd.load(pixels[from + column / stride * LANES..][..LANES].as_ptr())
+                    } else {
+                        zero
+                    };
+                    simd.store(dx.at(offset), epilogue.finish(simd, value, zero, offset));
+                }
+            },
+        ));
+    });
 }
 
 /// The convolution with stride 1 that takes a gradient back: how the gradient lies in what it reads, and its window.

@@ -81,7 +81,7 @@ fn of_simd<S: Simd>(
         };
         for_each(plan.items(), |item| products.item(item));
     }
-    plan.write::<S>(&sums, dw);
+    plan.write(simd, &sums, dw);
 }
 
 /// How the work is cut; it depends on the layer's shape alone, so the order of every sum does too.
@@ -140,8 +140,40 @@ impl Plan {
         (block * self.taps + tap) * LANES * S::NR
     }
 
+    /// Adds up the parts, and writes what there is of the weights of a 1×1 window.
+    fn write_1x1<S: Simd>(&self, simd: S, sums: &[f32], dw: &mut [f32]) {
+        let (channels, outputs) = (self.shape.channels, self.output.channels);
+        let dw = Shared::new(dw);
+        for_each(self.panels * self.blocks, |item| {
+            let (panel, block) = (item / self.blocks, item % self.blocks);
+            let mut square = [0.0; LANES * LANES];
+            for vector in 0..S::NR_VECTORS {
+                let first = panel * S::NR + vector * LANES;
+                for part in 0..self.parts {
+                    let place = (part * self.panels + panel) * self.panel_len::<S>();
+                    let place = place + self.place::<S>(block, 0) + vector * LANES;
+                    let rows = &sums[place..][..(LANES - 1) * S::NR + LANES];
+                    simd.vectorize(
+                        #[inline(always)]
+                        || add_transposed(simd, rows, part == 0, &mut square),
+                    );
+                }
+                let count = LANES.min(channels - block * LANES);
+                for (output, row) in (first..outputs).zip(square.chunks_exact(LANES)) {
+                    // SAFETY: an item writes the weights of its own outputs and inputs.
+                    let dw = unsafe { dw.slice(output * channels + block * LANES, count) };
+                    dw.copy_from_slice(&row[..count]);
+                }
+            }
+        });
+    }
+
     /// Adds up the parts, and writes what there is of the weights.
-    fn write<S: Simd>(&self, sums: &[f32], dw: &mut [f32]) {
+    fn write<S: Simd>(&self, simd: S, sums: &[f32], dw: &mut [f32]) {
+        if self.taps == 1 {
+            self.write_1x1(simd, sums, dw);
+            return;
+        }
         let row = self.shape.channels * self.taps;
         let dw = Shared::new(dw);
         for_each(self.output.channels, |output| {
@@ -156,6 +188,21 @@ impl Plan {
                 *dw = (0..self.parts).map(part).sum();
             }
         });
+    }
+}
+
+/// Adds sixteen panel rows to a square as its columns, or writes them.
+#[inline(always)]
+fn add_transposed<S: Simd>(simd: S, rows: &[f32], is_first: bool, square: &mut [f32]) {
+    assert!(rows.len() >= (LANES - 1) * S::NR + LANES && square.len() == LANES * LANES);
+    let mut turned = [0.0; LANES * LANES];
+    let to = if is_first { &mut *square } else { &mut turned };
+    // SAFETY: sixteen rows on either side, as was checked just now.
+    unsafe { simd.transpose((rows.as_ptr(), S::NR), (to.as_mut_ptr(), LANES as isize)) };
+    if !is_first {
+        for (sum, value) in square.iter_mut().zip(&turned) {
+            *sum += value;
+        }
     }
 }
 
@@ -250,9 +297,11 @@ impl<S: Simd> Products<'_, S> {
         let a = &self.maps[image * self.image_len + segment + first * LANES..][..pixels * LANES];
         assert_eq!(sums.len(), LANES * S::NR);
         let kernel = Microkernel::<1, LANES> {
+            vectors: S::NR_VECTORS,
             m: LANES.min(self.plan.shape.channels - block * LANES),
             segments: &[0],
             segment_k: pixels,
+            last_k: pixels,
         };
         let added = Added(sums.as_mut_ptr());
         // SAFETY: A has sixteen channels and B a panel row for each pixel, as was checked just now; the sums are

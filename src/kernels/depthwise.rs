@@ -8,13 +8,14 @@
 
 use std::ops::Range;
 
-use super::blocking::{DEPTHWISE_GRADIENT_ITEMS, DEPTHWISE_PIXELS};
+use super::blocking::{DEPTHWISE_GRADIENT_ITEMS, DEPTHWISE_PIXELS, DEPTHWISE_STRIP_BYTES};
 use super::epilogue::Epilogue;
 use super::isa::{Isa, Token, with_simd};
 use super::parallel::{Shared, for_each, part};
-use super::scratch::Scratch;
+use super::scratch::{Scratch, with_own};
 use super::shape::Shape;
 use super::simd::{LANES, Simd};
+use super::strip::{self, Strip};
 use super::window::{Line, Window};
 
 /// Weights (C, 1, k, k) packed for [`convolve`] and [`input_gradient`]: (block, tap, channel), padded with zeros.
@@ -43,26 +44,42 @@ pub(super) fn convolve(
     y: &mut [f32],
 ) {
     let output = window.output(shape);
-    Sums {
-        source: x,
-        from: shape,
-        to: output,
-        packed,
-        window,
-        epilogue,
+    let taps = window.taps() * LANES;
+    assert!(!epilogue.pool, "pooling is a pass of its own here");
+    assert_eq!(x.len(), shape.blocked_len());
+    assert_eq!(packed.len(), shape.blocks() * taps);
+    assert_eq!(y.len(), output.blocked_len());
+    epilogue.check(shape.channels, y.len());
+    if y.is_empty() {
+        return;
     }
-    .run(isa, y, |item, isa| {
-        with_simd!(isa, simd => simd.vectorize(
-            #[inline(always)]
-            // Numbers known to the compiler spell out the loops over taps and the addresses.
-            || match (window.kernel, window.stride) {
-                (3, 1) => item.forward(simd, 3, 1),
-                (3, 2) => item.forward(simd, 3, 2),
-                (5, 1) => item.forward(simd, 5, 1),
-                (5, 2) => item.forward(simd, 5, 2),
-                (kernel, stride) => item.forward(simd, kernel, stride),
-            },
-        ));
+    let strip = Strip::new(shape, window, output, 1, DEPTHWISE_STRIP_BYTES);
+    let y = Shared::new(y);
+    for_each(shape.batch * shape.blocks() * strip.count(), |item| {
+        let (plane, index) = (item / strip.count(), item % strip.count());
+        let block = plane % shape.blocks();
+        with_own(strip.len(), |buffer| {
+            with_simd!(isa, simd => simd.vectorize(
+                #[inline(always)]
+                || {
+                    let source = &x[plane * shape.plane_len()..][..shape.plane_len()];
+                    strip.fill(index, source, buffer);
+                    let sums = strip::Sums {
+                        simd,
+                        strip: &strip,
+                        index,
+                        buffer,
+                        packed: &packed[block * taps..][..taps],
+                        epilogue,
+                        block,
+                        y,
+                        plane: plane * output.plane_len(),
+                    };
+                    // SAFETY: the strip's rows of this plane are this item's alone; the epilogue was checked.
+                    unsafe { sums.write() };
+                },
+            ));
+        });
     });
 }
 
@@ -169,32 +186,6 @@ struct Walk {
 }
 
 impl Item<'_> {
-    #[inline(always)]
-    fn forward<S: Simd>(&self, simd: S, kernel: usize, stride: usize) {
-        let (window, from, to) = (self.sums.window, self.sums.from, self.sums.to);
-        let (down, across) = (window.rows(from.height, to), window.columns(from.width, to));
-        for row in self.rows.clone() {
-            let taps = down.inside(row);
-            let walk = Walk {
-                tap: taps.start * kernel,
-                tap_step: 1,
-                row: down.place(row, taps.start),
-                row_step: 1,
-                rows: taps.len(),
-            };
-            let columns = Line {
-                step: stride as isize,
-                taps: kernel,
-                ..across
-            };
-            self.line(simd, kernel, &walk, &columns, row * to.width, 1);
-        }
-        let (first, rows) = (self.rows.start * to.width, self.rows.len() * to.width);
-        // SAFETY: the rows are this item's alone.
-        let written = unsafe { self.written.slice(self.plane + first * LANES, rows * LANES) };
-        self.sums.epilogue.settle(written);
-    }
-
     #[inline(always)]
     fn backward<S: Simd>(&self, simd: S, kernel: usize, stride: usize) {
         let (window, from, to) = (self.sums.window, self.sums.from, self.sums.to);

@@ -1,8 +1,10 @@
-//! Passes over whole maps, number by number: activations and sums that no convolution takes along, and their gradients.
+//! Passes over whole blocked maps, number by number: activations and sums that no convolution takes along, and their
+//! gradients; and over rows of weights.
 
 use rayon::prelude::*;
 
 use super::activation::{Activation, with_constant};
+use super::epilogue::Gate;
 use super::isa::{Isa, Token, with_simd};
 use super::simd::{LANES, Simd};
 
@@ -17,8 +19,12 @@ pub(super) fn activate(isa: Isa, activation: Activation, x: &[f32], y: &mut [f32
         with_simd!(isa, simd => simd.vectorize(
             #[inline(always)]
             || with_constant!(activation, KIND => {
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = KIND.value(*x);
+                for (y, x) in y.chunks_exact_mut(LANES).zip(x.chunks_exact(LANES)) {
+                    // SAFETY: chunks are sixteen floats long.
+                    unsafe {
+                        let value = KIND.of_vector(simd, simd.load(x.as_ptr()));
+                        simd.store(y.as_mut_ptr(), value);
+                    }
                 }
             }),
         ));
@@ -69,27 +75,108 @@ pub(super) fn activation_gradient(
     chunks.for_each(|(gradient, x)| {
         with_simd!(isa, simd => simd.vectorize(
             #[inline(always)]
-            || if activation == Activation::Relu {
-                gate(simd, x, gradient);
-            } else {
-                with_constant!(activation, KIND => {
-                    for (gradient, x) in gradient.iter_mut().zip(x) {
-                        *gradient *= KIND.slope(*x);
+            || match Gate::of(activation, x) {
+                Some(gate) => pass(simd, gate, gradient),
+                None => with_constant!(activation, KIND => {
+                    let x = x.chunks_exact(LANES);
+                    for (gradient, x) in gradient.chunks_exact_mut(LANES).zip(x) {
+                        // SAFETY: chunks are sixteen floats long.
+                        unsafe {
+                            let slope = KIND.slope_of_vector(simd, simd.load(x.as_ptr()));
+                            let product = simd.mul(simd.load(gradient.as_ptr()), slope);
+                            simd.store(gradient.as_mut_ptr(), product);
+                        }
                     }
-                });
+                }),
             },
         ));
     });
 }
 
-/// The gradient of a ReLU, in place, from its output `y`.
+/// The gradient that passes a gate, in place.
 #[inline(always)]
-fn gate<S: Simd>(simd: S, y: &[f32], gradient: &mut [f32]) {
-    for (y, gradient) in y.chunks_exact(LANES).zip(gradient.chunks_exact_mut(LANES)) {
+fn pass<S: Simd>(simd: S, gate: Gate<'_>, gradient: &mut [f32]) {
+    let maps = gate.maps.chunks_exact(LANES);
+    for (y, gradient) in maps.zip(gradient.chunks_exact_mut(LANES)) {
         // SAFETY: chunks are sixteen floats long.
         unsafe {
-            let gated = simd.gate(simd.load(y.as_ptr()), simd.load(gradient.as_ptr()));
-            simd.store(gradient.as_mut_ptr(), gated);
+            let (y, passing) = (simd.load(y.as_ptr()), simd.load(gradient.as_ptr()));
+            simd.store(
+                gradient.as_mut_ptr(),
+                simd.gate(y, simd.splat(gate.end), passing),
+            );
         }
     }
+}
+
+/// y = x · scale, for rows that are as many as there are scales.
+pub(super) fn scale_rows(isa: Isa, x: &[f32], scale: &[f32], y: &mut [f32]) {
+    let row = x.len() / scale.len().max(1);
+    assert_eq!((row * scale.len(), y.len()), (x.len(), x.len()));
+    let rows = y.par_chunks_mut(row.max(1)).zip(x.par_chunks(row.max(1)));
+    let rows = rows.zip(scale).with_min_len((CHUNK / row.max(1)).max(1));
+    rows.for_each(|((y, x), scale)| {
+        with_simd!(isa, simd => simd.vectorize(
+            #[inline(always)]
+            || for (y, x) in y.iter_mut().zip(x) {
+                *y = x * scale;
+            },
+        ));
+    });
+}
+
+/// The gradients of [`scale_rows`]: `gradient`, of what it made, becomes that of `x`; returned is that of the scales.
+pub(super) fn scale_rows_gradients(
+    isa: Isa,
+    x: &[f32],
+    scale: &[f32],
+    gradient: &mut [f32],
+) -> Vec<f32> {
+    let row = x.len() / scale.len().max(1);
+    assert_eq!((row * scale.len(), gradient.len()), (x.len(), x.len()));
+    let rows = gradient
+        .par_chunks_mut(row.max(1))
+        .zip(x.par_chunks(row.max(1)));
+    let rows = rows.zip(scale).with_min_len((CHUNK / row.max(1)).max(1));
+    let gradients = rows.map(|((gradient, x), scale)| {
+        with_simd!(isa, simd => simd.vectorize(
+            #[inline(always)]
+            || {
+                let of_scale = dot(simd, gradient, x);
+                gradient.iter_mut().for_each(|gradient| *gradient *= scale);
+                of_scale
+            },
+        ))
+    });
+    gradients.collect()
+}
+
+/// Σ a · b, 64 sums side by side.
+#[inline(always)]
+fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    const SUMS: usize = 4;
+    assert_eq!(a.len(), b.len());
+    let mut sums = [simd.splat(0.0); SUMS];
+    let vectors = a.len() / LANES;
+    let (a_vectors, b_vectors) = (a.as_ptr(), b.as_ptr());
+    for first in (0..vectors).step_by(SUMS) {
+        for index in 0..SUMS.min(vectors - first) {
+            // SAFETY: one of the whole vectors of both.
+            unsafe {
+                let offset = (first + index) * LANES;
+                let (a, b) = (
+                    simd.load(a_vectors.add(offset)),
+                    simd.load(b_vectors.add(offset)),
+                );
+                sums[index] = simd.mul_add(a, b, sums[index]);
+            }
+        }
+    }
+    let all = simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3]));
+    let mut lanes = [0.0; LANES];
+    // SAFETY: they are sixteen.
+    unsafe { simd.store(lanes.as_mut_ptr(), all) };
+    let rest = vectors * LANES;
+    let products = a[rest..].iter().zip(&b[rest..]).map(|(a, b)| a * b);
+    lanes.into_iter().chain(products).sum()
 }

@@ -12,8 +12,29 @@ pub(super) struct Epilogue<'a> {
     pub(super) activation: Activation,
     /// Keep only the maximum of each 2×2 pixels.
     pub(super) pool: bool,
-    /// For gradients: the output, of the written maps' shape, of the ReLU that the gradient passes on its way back.
-    pub(super) gate: Option<&'a [f32]>,
+    /// For gradients: what they pass on their way back.
+    pub(super) gate: Option<Gate<'a>>,
+}
+
+/// A ReLU or ReLU6, as the gradient of its output passes it.
+#[derive(Clone, Copy)]
+pub(super) struct Gate<'a> {
+    /// The output, of the written maps' shape.
+    pub(super) maps: &'a [f32],
+    /// Outputs at or above this let nothing pass; NaN if there is no such.
+    pub(super) end: f32,
+}
+
+impl<'a> Gate<'a> {
+    /// The gate that an activation is, whose output is `maps`; none of those that are no gate.
+    pub(super) fn of(activation: Activation, maps: &'a [f32]) -> Option<Self> {
+        let end = match activation {
+            Activation::Relu => f32::NAN,
+            Activation::Relu6 => 6.0,
+            _ => return None,
+        };
+        Some(Self { maps, end })
+    }
 }
 
 /// A bias padded with zeros to whole panels.
@@ -28,7 +49,7 @@ impl Epilogue<'_> {
     pub(super) fn check(&self, channels: usize, written: usize) {
         let padded = channels.next_multiple_of(LANES);
         assert!(self.bias.is_none_or(|bias| bias.len() >= padded));
-        assert!(self.gate.is_none_or(|gate| gate.len() == written));
+        assert!(self.gate.is_none_or(|gate| gate.maps.len() == written));
         assert!(
             self.residual
                 .is_none_or(|residual| residual.len() == written)
@@ -52,6 +73,16 @@ impl Epilogue<'_> {
         }
     }
 
+    /// What [`finish`](Self::finish) keeps its values between: all that some activations are.
+    #[inline(always)]
+    fn bounds(&self) -> (f32, f32) {
+        match self.activation {
+            Activation::Relu => (0.0, f32::INFINITY),
+            Activation::Relu6 => (0.0, 6.0),
+            _ => (f32::NEG_INFINITY, f32::INFINITY),
+        }
+    }
+
     /// Whether [`settle`](Self::settle) has something left to do.
     pub(super) fn is_unsettled(&self) -> bool {
         let inline = [Activation::Identity, Activation::Relu, Activation::Relu6];
@@ -59,15 +90,19 @@ impl Epilogue<'_> {
     }
 
     /// Applies an activation that [`finish`](Self::finish) leaves out to numbers that it made: one of many instructions,
-    /// which would be spelt out wherever sums are written. Inside [`Simd::vectorize`], a plain loop is one vector after
-    /// the other.
+    /// which would be spelt out wherever sums are written. Blocks of sixteen.
     #[inline(always)]
-    pub(super) fn settle(&self, values: &mut [f32]) {
+    pub(super) fn settle<S: Simd>(&self, simd: S, values: &mut [f32]) {
         if !self.is_unsettled() {
             return;
         }
-        with_constant!(self.activation, KIND => for value in values {
-            *value = KIND.value(*value);
+        let (values, _) = values.as_chunks_mut::<LANES>();
+        with_constant!(self.activation, KIND => for lanes in values {
+            // SAFETY: sixteen floats.
+            unsafe {
+                let x = simd.load(lanes.as_ptr());
+                simd.store(lanes.as_mut_ptr(), KIND.of_vector(simd, x));
+            }
         });
     }
 
@@ -89,26 +124,15 @@ impl Epilogue<'_> {
             let other = unsafe { simd.load(residual.as_ptr().add(offset)) };
             values = simd.add(values, other);
         }
-        values = activate(simd, self.activation, values);
+        let (low, high) = self.bounds();
+        values = simd.clamp(values, simd.splat(low), simd.splat(high));
         match self.gate {
-            // SAFETY: the gate is as long as what is written.
-            Some(gate) => unsafe { simd.gate(simd.load(gate.as_ptr().add(offset)), values) },
+            Some(gate) => {
+                // SAFETY: the gate is as long as what is written.
+                let output = unsafe { simd.load(gate.maps.as_ptr().add(offset)) };
+                simd.gate(output, simd.splat(gate.end), values)
+            }
             None => values,
         }
-    }
-}
-
-/// Those activations of sixteen numbers that are a few instructions; the others are left to [`Epilogue::settle`].
-#[inline(always)]
-fn activate<S: Simd>(simd: S, activation: Activation, values: S::V) -> S::V {
-    match activation {
-        Activation::Relu => simd.relu(values),
-        Activation::Relu6 => {
-            // The smaller of two numbers that keeps NaN, as `max` does.
-            let zero = simd.splat(0.0);
-            let negative = simd.sub(zero, simd.relu(values));
-            simd.sub(zero, simd.max(negative, simd.splat(-6.0)))
-        }
-        _ => values,
     }
 }

@@ -6,7 +6,7 @@ use super::parallel::part;
 use super::simd::{LANES, MAX_MR, MAX_NR_VECTORS, Simd};
 
 /// A · B for `m` rows and one panel of [`Simd::NR`] columns, by register blocks of at most [`Simd::MR`] rows, to an
-/// [`Output`].
+/// [`Output`]. Of the panel's vectors, those from `vectors` on are left out.
 ///
 /// A is read one number at a time: `ROW` floats from row to row, and along k in segments of `segment_k` numbers that
 /// are `K` floats apart, each segment at its own offset. B is read one panel row at a time, straight on from segment to
@@ -17,8 +17,11 @@ use super::simd::{LANES, MAX_MR, MAX_NR_VECTORS, Simd};
 #[derive(Clone, Copy)]
 pub(super) struct Microkernel<'a, const ROW: usize, const K: usize> {
     pub(super) m: usize,
+    pub(super) vectors: usize,
     pub(super) segments: &'a [usize],
     pub(super) segment_k: usize,
+    /// Numbers of the last segment that count; as many panel rows of B are read of it.
+    pub(super) last_k: usize,
 }
 
 /// Where a product goes, a vector at a time.
@@ -26,7 +29,7 @@ pub(super) trait Output<S: Simd>: Copy {
     /// What the chain of a row's vector begins with.
     ///
     /// # Safety
-    /// The row is below the product's `m`, and the vector below `S::NR_VECTORS`.
+    /// The row is below the product's `m`, and the vector below its `vectors`.
     unsafe fn begin(self, simd: S, row: usize, vector: usize) -> S::V;
     /// Takes the end of the chain.
     ///
@@ -90,6 +93,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
         output: impl Output<S>,
     ) {
         const { assert!(S::MR <= MAX_MR && S::NR_VECTORS <= MAX_NR_VECTORS) };
+        debug_assert!((1..=S::NR_VECTORS).contains(&self.vectors) && self.last_k <= self.segment_k);
         // Even blocks: 20 rows are 10 + 10, not 14 + 6.
         let blocks = self.m.div_ceil(S::MR);
         for block in 0..blocks {
@@ -97,7 +101,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
             let rows = share.of(self.m);
             // SAFETY: these rows are among the m that the caller says are valid, and so are the blocks' operands.
             unsafe {
-                if S::NR_VECTORS == 2 {
+                if S::NR_VECTORS == 2 && self.vectors == 2 {
                     self.block_of::<S, 2>(simd, rows, share, a, b, output);
                 } else {
                     self.block_of::<S, 1>(simd, rows, share, a, b, output);
@@ -110,7 +114,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
     /// registers.
     ///
     /// # Safety
-    /// As for [`run`](Self::run), for these rows; V is `S::NR_VECTORS`.
+    /// As for [`run`](Self::run), for these rows; V is `vectors`.
     #[inline(always)]
     unsafe fn block_of<S: Simd, const V: usize>(
         &self,
@@ -148,7 +152,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
     /// One register block of V vectors and R rows from `row` on, where `a` begins.
     ///
     /// # Safety
-    /// As for [`run`](Self::run), for these rows; V is `S::NR_VECTORS`.
+    /// As for [`run`](Self::run), for these rows; V is `vectors`.
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const V: usize>(
         &self,
@@ -171,18 +175,20 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
             }
         }
         let mut b = b;
-        for segment in self.segments {
+        for (index, segment) in self.segments.iter().enumerate() {
+            let is_last = index + 1 == self.segments.len();
+            let count = if is_last { self.last_k } else { self.segment_k };
             // SAFETY: the segment begins within A; it has K floats for each k, at the last of which `a` is not read
             // again.
             let mut a = unsafe { a.add(*segment) };
-            let behind = b.wrapping_add(self.segments.len() * self.segment_k * V * LANES);
+            let behind = b.wrapping_add(self.segments.len() * self.segment_k * S::NR);
             let next_rows = a.wrapping_add(R * LANES);
-            let fetched = share.of(self.segment_k);
-            for k in 0..self.segment_k {
+            let fetched = share.of(count);
+            for k in 0..count {
                 if ROW == LANES {
                     simd.prefetch(next_rows.wrapping_add(k * LANES));
                     if fetched.contains(&k) {
-                        prefetch_row::<S, V>(simd, behind.wrapping_add(k * V * LANES));
+                        prefetch_row::<S, V>(simd, behind.wrapping_add(k * S::NR));
                     }
                 }
                 let mut weights = [simd.splat(0.0); V];
@@ -198,15 +204,24 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
                     }
                 }
                 a = a.wrapping_add(K);
-                b = b.wrapping_add(V * LANES);
+                b = b.wrapping_add(S::NR);
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                // SAFETY: a row and a vector of the product.
-                unsafe { output.end(simd, row + r, v, *sum) };
-            }
+        // Spelt out: in a loop that the compiler finds too long to spell out, the sums are not registers.
+        macro_rules! end {
+            ($($r:literal)*) => {$(
+                if $r < R {
+                    // SAFETY: a row and a vector of the product.
+                    unsafe {
+                        output.end(simd, row + $r, 0, sums[$r][0]);
+                        if V > 1 {
+                            output.end(simd, row + $r, 1, sums[$r][1]);
+                        }
+                    }
+                }
+            )*};
         }
+        end!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
     }
 }
 

@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::activation::Activation;
 use super::blocking::LAYER_BYTES;
 use super::depthwise;
+use super::direct;
 use super::elementwise;
 use super::epilogue::{Epilogue, pad_bias};
-use super::isa::Isa;
+use super::expanded::{Expanded, Half};
+use super::isa::{Isa, Token, with_simd};
 use super::method::Method;
+use super::parallel::in_pool;
+use super::plan::{Fused, plan};
 use super::pool::{self, Pooling};
 use super::scratch::Scratch;
 use super::shape::{FeatureMaps, Shape};
@@ -164,6 +168,17 @@ pub(crate) fn run(
     shape: Shape,
     batch: usize,
 ) -> (Vec<f32>, Shape) {
+    in_pool(|| run_here(isa, nodes, packed, planar, shape, batch))
+}
+
+fn run_here(
+    isa: Isa,
+    nodes: &[Node<&[f32]>],
+    packed: &PackedWeights,
+    planar: &[f32],
+    shape: Shape,
+    batch: usize,
+) -> (Vec<f32>, Shape) {
     let network = Network::new(isa, nodes, packed, shape, batch);
     let (early, group) = network.early();
     let result = network.shapes[nodes.len()];
@@ -217,6 +232,8 @@ pub(super) struct Network<'a> {
     pub(super) shapes: Vec<Shape>,
     /// The last node that reads each value.
     pub(super) last_reads: Vec<usize>,
+    /// How the nodes run where nothing is kept.
+    plan: Vec<Fused>,
     /// For how many images methods are chosen.
     batch: usize,
 }
@@ -243,6 +260,7 @@ impl<'a> Network<'a> {
             packed,
             shapes,
             last_reads,
+            plan: plan(nodes),
             batch,
         }
     }
@@ -251,12 +269,13 @@ impl<'a> Network<'a> {
     fn early(&self) -> (usize, usize) {
         let mut largest = 0;
         let group = |largest: usize| (LAYER_BYTES / largest.max(1)).max(1);
-        for (index, node) in self.nodes.iter().enumerate() {
-            let (input, output) = (self.shapes[node.input], self.shapes[index + 1]);
+        for fused in &self.plan {
+            let Range { start, end } = fused.nodes();
+            let (input, output) = (self.shapes[self.nodes[start].input], self.shapes[end]);
             let image = |shape: Shape| shape.with_batch(1).blocked_len();
             let bytes = 4 * (image(input) + image(output));
-            if bytes * input.batch <= LAYER_BYTES && self.is_narrow(index) {
-                return (index, group(largest));
+            if bytes * input.batch <= LAYER_BYTES && self.is_narrow(start) {
+                return (start, group(largest));
             }
             largest = largest.max(bytes);
         }
@@ -271,30 +290,53 @@ impl<'a> Network<'a> {
     /// Runs some of the nodes, of which those outside read only the last, into `last`. The first reads `input`, of so
     /// many images.
     fn run(&self, nodes: Range<usize>, input: FeatureMaps<'_>, images: usize, last: &mut [f32]) {
-        let (first, end) = (nodes.start, nodes.end);
         let mut values: HashMap<Value, Scratch> = HashMap::new();
-        for index in nodes {
-            let node = &self.nodes[index];
+        // Of the channels of what was made last, where it is known.
+        let mut means = None;
+        let plan = self.plan.iter();
+        for fused in plan.filter(|fused| nodes.contains(&fused.nodes().start)) {
+            let end = fused.nodes().end;
             let at = |value: Value| match values.get(&value) {
                 Some(maps) => FeatureMaps::Blocked(maps),
                 None => {
                     assert_eq!(
-                        value, first,
+                        value, nodes.start,
                         "a value is read before it is made or after its last use"
                     );
                     input
                 }
             };
-            if index + 1 == end {
-                self.node(index, at, images, last);
+            if end == nodes.end {
+                self.fused(*fused, at, images, means, last);
                 break;
             }
-            let output = self.shapes[index + 1].with_batch(images);
-            let mut made = Scratch::new(output.blocked_len());
-            self.node(index, at, images, &mut made);
-            values.retain(|value, _| self.last_reads[*value] > index);
-            values.insert(index + 1, made);
-            debug_assert!(node.reads().all(|value| value <= index));
+            let mut made = Scratch::new(self.shapes[end].with_batch(images).blocked_len());
+            means = self.fused(*fused, at, images, means, &mut made);
+            values.retain(|value, _| self.last_reads[*value] >= end);
+            values.insert(end, made);
+        }
+    }
+
+    /// Runs nodes that run as one on so many images. The means of what they read may be known; returned are those of what
+    /// they make if the next node needs them.
+    fn fused<'v>(
+        &self,
+        fused: Fused,
+        value: impl Fn(Value) -> FeatureMaps<'v>,
+        images: usize,
+        means: Option<Vec<f32>>,
+        y: &mut [f32],
+    ) -> Option<Vec<f32>> {
+        match fused {
+            Fused::Alone(index) => {
+                self.node(index, value, images, y);
+                None
+            }
+            Fused::Expanded(index) => self.expanded(index, value, images, y),
+            Fused::Gated(index) => {
+                self.gated(index, value, images, means, y);
+                None
+            }
         }
     }
 
@@ -371,13 +413,7 @@ impl<'a> Network<'a> {
         let chosen_for = shape.with_batch(self.batch);
         let method = Method::choose(x, chosen_for, conv.window, conv.bias.len());
         let method = method.for_epilogue(&epilogue);
-        let weights = Weights {
-            values: conv.weights,
-            out_channels: conv.bias.len(),
-            in_channels: shape.channels,
-            size: conv.window.kernel,
-            transposed: false,
-        };
+        let weights = weights(conv, shape.channels);
         let packed = conv.kept_as.map(|place| {
             let pack = || method.pack(self.isa, &weights);
             self.packed.get(place, Packing::Method(method), pack)
@@ -403,6 +439,108 @@ impl<'a> Network<'a> {
         );
     }
 
+    /// Runs a pointwise convolution and the depthwise one after it. Returns the means of what they make if the next node
+    /// needs them.
+    fn expanded<'v>(
+        &self,
+        index: usize,
+        value: impl Fn(Value) -> FeatureMaps<'v>,
+        images: usize,
+        y: &mut [f32],
+    ) -> Option<Vec<f32>> {
+        let (expansion, depthwise) = (self.conv_at(index), self.conv_at(index + 1));
+        let shape = self.shapes[self.nodes[index].input].with_batch(images);
+        let x = Blocked::of(value(self.nodes[index].input), shape);
+        let biases = [expansion, depthwise].map(|conv| pad_bias(conv.bias));
+        let epilogues = [(expansion, &biases[0]), (depthwise, &biases[1])];
+        let epilogues = epilogues.map(|(conv, bias)| Epilogue {
+            bias: Some(bias),
+            activation: conv.activation,
+            ..Epilogue::default()
+        });
+        let channels = expansion.bias.len();
+        let packed = [
+            self.packed_for(expansion, Packing::Method(Method::Direct), || {
+                Method::Direct.pack(self.isa, &weights(expansion, shape.channels))
+            }),
+            self.packed_for(depthwise, Packing::Depthwise, || {
+                depthwise::pack(depthwise.weights, channels, depthwise.window.kernel)
+            }),
+        ];
+        let half = |which: usize| Half {
+            packed: &packed[which],
+            epilogue: &epilogues[which],
+        };
+        let pair = Expanded {
+            shape,
+            expansion: half(0),
+            channels,
+            depthwise: half(1),
+            window: depthwise.window,
+        };
+        let needs_means = matches!(
+            self.nodes.get(index + 2),
+            Some(Node { input, operation: Operation::SqueezeExcite { .. } }) if *input == index + 2
+        );
+        with_simd!(self.isa, simd => pair.convolve(simd, x.maps(), needs_means, y))
+    }
+
+    /// Runs a squeeze-and-excitation of maps, whose means may be known, and the pointwise convolution after it.
+    fn gated<'v>(
+        &self,
+        index: usize,
+        value: impl Fn(Value) -> FeatureMaps<'v>,
+        images: usize,
+        means: Option<Vec<f32>>,
+        y: &mut [f32],
+    ) {
+        let Operation::SqueezeExcite { reduce, expand } = self.nodes[index].operation else {
+            unreachable!("a plan gates with a squeeze-and-excitation")
+        };
+        let input = self.nodes[index].input;
+        let shape = self.shapes[input].with_batch(images);
+        let x = Blocked::of(value(input), shape);
+        let means = means.unwrap_or_else(|| squeeze::means(self.isa, x.maps(), shape));
+        let gates = squeeze::gates(self.isa, means, images, reduce, expand).gates;
+        let conv = self.conv_at(index + 1);
+        let residual = conv
+            .residual
+            .map(|residual| Blocked::of(value(residual), self.shapes[residual].with_batch(images)));
+        let bias = pad_bias(conv.bias);
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            residual: residual.as_ref().map(Blocked::maps),
+            activation: conv.activation,
+            ..Epilogue::default()
+        };
+        let packed = self.packed_for(conv, Packing::Method(Method::Direct), || {
+            Method::Direct.pack(self.isa, &weights(conv, shape.channels))
+        });
+        with_simd!(self.isa, simd => direct::convolve_gated(
+            simd, x.maps(), shape, &gates, &packed, conv.bias.len(), &epilogue, y,
+        ));
+    }
+
+    fn conv_at(&self, index: usize) -> &Conv<&'a [f32]> {
+        match &self.nodes[index].operation {
+            Operation::Conv(conv) => conv,
+            other => unreachable!("a plan takes {other:?} for a convolution"),
+        }
+    }
+
+    /// What packs a convolution's weights, or what it once made of them.
+    fn packed_for(
+        &self,
+        conv: &Conv<&[f32]>,
+        packing: Packing,
+        pack: impl FnOnce() -> Scratch,
+    ) -> Arc<Scratch> {
+        match conv.kept_as {
+            Some(place) => self.packed.get(place, packing, pack),
+            None => Arc::new(pack()),
+        }
+    }
+
     fn depthwise(
         &self,
         conv: &Conv<&[f32]>,
@@ -413,12 +551,20 @@ impl<'a> Network<'a> {
     ) {
         let (isa, window) = (self.isa, conv.window);
         let pack = || depthwise::pack(conv.weights, shape.channels, window.kernel);
-        let packed = match conv.kept_as {
-            Some(place) => self.packed.get(place, Packing::Depthwise, pack),
-            None => Arc::new(pack()),
-        };
+        let packed = self.packed_for(conv, Packing::Depthwise, pack);
         let x = Blocked::of(x, shape);
         depthwise::convolve(isa, x.maps(), shape, &packed, window, epilogue, y);
+    }
+}
+
+/// The weights of a convolution of so many channels.
+fn weights<'w>(conv: &Conv<&'w [f32]>, in_channels: usize) -> Weights<'w> {
+    Weights {
+        values: conv.weights,
+        out_channels: conv.bias.len(),
+        in_channels,
+        size: conv.window.kernel,
+        transposed: false,
     }
 }
 

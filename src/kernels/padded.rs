@@ -149,11 +149,19 @@ impl Padded {
             target.copy_from_slice(&source[..target.len()]);
             return;
         }
-        for (target, source) in target
-            .chunks_exact_mut(lanes)
-            .zip(source.chunks(stride * lanes))
-        {
-            target.copy_from_slice(&source[..lanes]);
+        // A number of floats that the compiler knows is a move, any other a call.
+        match self.layout {
+            Layout::Blocked => every::<LANES>(source, stride, target),
+            Layout::Planar => every::<1>(source, stride, target),
         }
+    }
+}
+
+/// Copies every `stride`-th group of so many floats.
+fn every<const FLOATS: usize>(source: &[f32], stride: usize, target: &mut [f32]) {
+    let (source, _) = source.as_chunks::<FLOATS>();
+    let (target, _) = target.as_chunks_mut::<FLOATS>();
+    for (target, source) in target.iter_mut().zip(source.iter().step_by(stride)) {
+        *target = *source;
     }
 }

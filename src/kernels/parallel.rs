@@ -61,6 +61,12 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// Runs a whole network's loops from one of the pool's threads. From outside, each loop would wake the pool and wait to
+/// be woken, which takes as long as a small layer.
+pub(super) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// Runs `work` for every item. Which thread runs an item changes nothing in what it computes.
 pub(super) fn for_each(items: usize, work: impl Fn(usize) + Send + Sync) {
     if items <= 1 {

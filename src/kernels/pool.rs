@@ -135,7 +135,11 @@ fn max_pool_gradient_plane<S: Simd, const RELU: bool>(
                 for (corner, value) in corners.into_iter().zip(values) {
                     let taken = simd.not_less(value, largest, left, zero);
                     left = simd.not_less(value, largest, zero, left);
-                    let taken = if RELU { simd.gate(value, taken) } else { taken };
+                    let taken = if RELU {
+                        simd.gate(value, simd.splat(f32::NAN), taken)
+                    } else {
+                        taken
+                    };
                     simd.store(dx.as_mut_ptr().add(corner), taken);
                 }
             }

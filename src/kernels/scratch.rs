@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 /// Buffers nobody uses at the moment, the one longest unused first.
 static SPARE: Mutex<Vec<Buffer>> = Mutex::new(Vec::new());
 
-/// How many floats the spare buffers hold together at most.
-const MOST_SPARE: usize = 96 << 20;
+/// How many floats the spare buffers hold together at most: what a training step of a base with all blocks trainable
+/// keeps of some twenty pictures.
+const MOST_SPARE: usize = 256 << 20;
 
 /// A buffer more than this many times as long as needed is left for those who need it.
 const MOST_SLACK: usize = 2;

@@ -34,6 +34,11 @@ impl Shape {
         self.channels.div_ceil(LANES)
     }
 
+    /// Channels of the last block that are no padding.
+    pub(super) fn last_lanes(&self) -> usize {
+        self.channels - (self.blocks().max(1) - 1) * LANES
+    }
+
     /// Floats of one block of one image.
     pub(super) fn plane_len(&self) -> usize {
         self.height * self.width * LANES

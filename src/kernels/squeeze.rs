@@ -7,6 +7,7 @@
 use super::activation::Activation;
 use super::isa::{Isa, Token, with_simd};
 use super::parallel::{Shared, for_each};
+use super::scratch::Scratch;
 use super::shape::Shape;
 use super::simd::{LANES, Simd};
 
@@ -44,8 +45,8 @@ pub(super) struct Gates {
 
 /// The gradients of a layer's parameters, as the parameters lie.
 pub(super) struct DenseGradient {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
+    pub(super) weight: Scratch,
+    pub(super) bias: Scratch,
 }
 
 /// What comes back through a whole squeeze-and-excitation.
@@ -63,6 +64,19 @@ pub(super) fn means(isa: Isa, x: &[f32], shape: Shape) -> Vec<f32> {
     let scale = pixel_share(shape);
     means.iter_mut().for_each(|mean| *mean *= scale);
     means
+}
+
+/// The same from sums of parts of the maps: (part, image, channel with padding).
+pub(super) fn means_of_parts(parts: &[f32], shape: Shape) -> Vec<f32> {
+    let (row, share) = (shape.blocks() * LANES, pixel_share(shape));
+    let parts: Vec<&[f32]> = parts.chunks_exact((shape.batch * row).max(1)).collect();
+    let mean = |image: usize, channel: usize| {
+        let sums = parts.iter().map(|part| part[image * row + channel]);
+        sums.sum::<f32>() * share
+    };
+    let images = 0..shape.batch;
+    let means = images.flat_map(|image| (0..shape.channels).map(move |channel| (image, channel)));
+    means.map(|(image, channel)| mean(image, channel)).collect()
 }
 
 /// One over the number of pixels.
@@ -157,7 +171,11 @@ pub(super) fn plane_sums(isa: Isa, x: &[f32], y: Option<&[f32]>, shape: Shape) -
 
 /// The sum over a plane's pixels of `x`, or of x · y. Eight sums take turns: an addition takes several cycles.
 #[inline(always)]
-fn plane_sum<S: Simd, const TIMES_Y: bool>(simd: S, x: &[f32], y: &[f32]) -> [f32; LANES] {
+pub(super) fn plane_sum<S: Simd, const TIMES_Y: bool>(
+    simd: S,
+    x: &[f32],
+    y: &[f32],
+) -> [f32; LANES] {
     const SUMS: usize = 8;
     assert_eq!(x.len(), y.len());
     let mut sums = [simd.splat(0.0); SUMS];
@@ -277,15 +295,31 @@ impl Dense<&[f32]> {
         let (inputs, outputs) = (self.inputs(x, batch), self.outputs());
         let mut sums = vec![0.0; batch * outputs];
         let shared = Shared::new(&mut sums);
-        for_each(batch, |row| {
-            let x = &x[row * inputs..][..inputs];
-            // SAFETY: an item writes its own row.
-            let sums = unsafe { shared.slice(row * outputs, outputs) };
+        let groups = outputs.div_ceil(LANES);
+        let quarters = batch.div_ceil(ROWS);
+        for_each(groups * quarters, |item| {
+            let (group, quarter) = (item / quarters, item % quarters);
+            let rows = quarter * ROWS..batch.min((quarter + 1) * ROWS);
+            let some = group * LANES..outputs.min((group + 1) * LANES);
             with_simd!(isa, simd => simd.vectorize(
                 #[inline(always)]
-                || for (output, sum) in sums.iter_mut().enumerate() {
+                || for output in some.clone() {
                     let weight = &self.weight[output * inputs..][..inputs];
-                    *sum = self.bias[output] + dot(weight, x);
+                    let row = |row: usize| &x[row * inputs..][..inputs];
+                    let write = |row: usize, found: f32| {
+                        // SAFETY: an item writes its own outputs of its own rows.
+                        unsafe { *shared.at(row * outputs + output) = self.bias[output] + found };
+                    };
+                    if rows.len() == ROWS {
+                        let some = std::array::from_fn(|index| row(rows.start + index));
+                        let found: [f32; ROWS] = dots(simd, weight, some);
+                        rows.clone().zip(found).for_each(|(row, found)| write(row, found));
+                        continue;
+                    }
+                    for index in rows.clone() {
+                        let [found] = dots(simd, weight, [row(index)]);
+                        write(index, found);
+                    }
                 },
             ));
         });
@@ -325,9 +359,11 @@ impl Dense<&[f32]> {
         let (inputs, outputs) = (self.inputs(x, batch), self.outputs());
         assert_eq!(dsums.len(), batch * outputs);
         let mut gradient = DenseGradient {
-            weight: vec![0.0; self.weight.len()],
-            bias: vec![0.0; outputs],
+            weight: Scratch::new(self.weight.len()),
+            bias: Scratch::new(outputs),
         };
+        gradient.weight.fill(0.0);
+        gradient.bias.fill(0.0);
         let mut dx = vec![0.0; x.len()];
         for (index, dsum) in dsums.iter().enumerate() {
             gradient.bias[index % outputs] += dsum;
@@ -338,9 +374,9 @@ impl Dense<&[f32]> {
             let dw = unsafe { shared.slice(output * inputs, inputs) };
             with_simd!(isa, simd => simd.vectorize(
                 #[inline(always)]
-                || for row in 0..batch {
-                    add_scaled(dw, dsums[row * outputs + output], &x[row * inputs..][..inputs]);
-                },
+                || add_rows(simd, dw, batch, |row| {
+                    (dsums[row * outputs + output], &x[row * inputs..][..inputs])
+                }),
             ));
         });
         let shared = Shared::new(&mut dx);
@@ -349,41 +385,80 @@ impl Dense<&[f32]> {
             let dx = unsafe { shared.slice(row * inputs, inputs) };
             with_simd!(isa, simd => simd.vectorize(
                 #[inline(always)]
-                || for output in 0..outputs {
-                    let weight = &self.weight[output * inputs..][..inputs];
-                    add_scaled(dx, dsums[row * outputs + output], weight);
-                },
+                || add_rows(simd, dx, outputs, |output| {
+                    (dsums[row * outputs + output], &self.weight[output * inputs..][..inputs])
+                }),
             ));
         });
         (gradient, dx)
     }
 }
 
-/// Σ a · b, sixteen sums side by side.
+/// Rows that are read at a time, each number of theirs with one of what they are multiplied with or added to.
+const ROWS: usize = 4;
+
+/// Σ a · b for each of some rows b, each summed up as it would be alone.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+fn dots<S: Simd, const R: usize>(simd: S, a: &[f32], b: [&[f32]; R]) -> [f32; R] {
+    assert!(b.iter().all(|b| b.len() == a.len()));
+    let mut sums = [simd.splat(0.0); R];
+    let vectors = a.len() / LANES;
+    for vector in 0..vectors {
+        // SAFETY: one of the whole vectors of all rows.
+        unsafe {
+            let a = simd.load(a.as_ptr().add(vector * LANES));
+            for row in 0..R {
+                let b = simd.load(b[row].as_ptr().add(vector * LANES));
+                sums[row] = simd.mul_add(a, b, sums[row]);
+            }
         }
     }
-    let mut sum = 0.0;
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        sum += a * b;
+    let rest = vectors * LANES;
+    let mut found = [0.0; R];
+    for row in 0..R {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: they are sixteen.
+        unsafe { simd.store(lanes.as_mut_ptr(), sums[row]) };
+        let products = a[rest..].iter().zip(&b[row][rest..]).map(|(a, b)| a * b);
+        found[row] = lanes.into_iter().chain(products).sum();
     }
-    for lane in sums {
-        sum += lane;
-    }
-    sum
+    found
 }
 
-/// to += factor · from
+/// to += Σ factor · row, for so many factors and rows.
 #[inline(always)]
-fn add_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += factor * from;
+fn add_rows<'a, S: Simd>(
+    simd: S,
+    to: &mut [f32],
+    count: usize,
+    row: impl Fn(usize) -> (f32, &'a [f32]),
+) {
+    for first in (0..count).step_by(ROWS) {
+        let some: [(f32, &[f32]); ROWS] =
+            std::array::from_fn(|index| row((first + index).min(count - 1)));
+        let some_count = ROWS.min(count - first);
+        let (vectors, rest) = to.as_chunks_mut::<LANES>();
+        let done = vectors.len() * LANES;
+        assert!(some.iter().all(|(_, row)| row.len() == done + rest.len()));
+        for (vector, to) in vectors.iter_mut().enumerate() {
+            // SAFETY: one of the whole vectors of all rows.
+            unsafe {
+                let mut sum = simd.load(to.as_ptr());
+                for index in 0..ROWS {
+                    if index < some_count {
+                        let (factor, row) = some[index];
+                        let row = simd.load(row.as_ptr().add(vector * LANES));
+                        sum = simd.mul_add(simd.splat(factor), row, sum);
+                    }
+                }
+                simd.store(to.as_mut_ptr(), sum);
+            }
+        }
+        for (index, to) in (done..).zip(rest) {
+            let products = some[..some_count]
+                .iter()
+                .map(|(factor, row)| factor * row[index]);
+            *to += products.sum::<f32>();
+        }
     }
 }

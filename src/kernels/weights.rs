@@ -49,6 +49,47 @@ impl Weights<'_> {
         (output * self.in_channels + input) * self.size * self.size
     }
 
+    /// Reads, of a 1×1 window, the weights from sixteen inputs to sixteen outputs: a panel row for each input, 0 past the
+    /// last.
+    #[inline(always)]
+    pub(super) fn read_square<S: Simd>(
+        &self,
+        simd: S,
+        output: usize,
+        input: usize,
+        rows: &mut [f32],
+    ) {
+        assert_eq!(self.size, 1);
+        assert_eq!(self.values.len(), self.out_channels * self.in_channels);
+        assert!(rows.len() >= (LANES - 1) * S::NR + LANES);
+        let (outputs, inputs) = self.sizes();
+        let is_whole = output + LANES <= outputs && input + LANES <= inputs;
+        if is_whole && !self.transposed {
+            let from = &self.values[self.place(output, input)..];
+            assert!(from.len() >= (LANES - 1) * self.in_channels + LANES);
+            let from = (from.as_ptr(), self.in_channels);
+            // SAFETY: sixteen numbers of each of sixteen rows, and as many panel rows, are there, as was checked just
+            // now.
+            unsafe { simd.transpose(from, (rows.as_mut_ptr(), S::NR as isize)) };
+            return;
+        }
+        for (index, row) in rows.chunks_mut(S::NR).enumerate() {
+            let (row, input) = (&mut row[..LANES], input + index);
+            if is_whole {
+                row.copy_from_slice(&self.values[self.place(output, input)..][..LANES]);
+                continue;
+            }
+            for (output, weight) in (output..).zip(row) {
+                let is_there = output < outputs && input < inputs;
+                *weight = if is_there {
+                    self.values[self.place(output, input)]
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+
     /// Reads, of a 3×3 window, the nine weights from each of a block's sixteen inputs to one panel of outputs: (input, tap, output within
     /// the panel), 0 past the last.
     #[inline(always)]

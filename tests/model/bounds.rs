@@ -284,7 +284,7 @@ fn another_size_keeps_the_head_or_says_that_it_cannot() {
     let model = trained(pooled());
     let larger = model.clone().input_size(96, 64).unwrap();
     assert_eq!(weights(&larger), weights(&model));
-    larger.predict(&DynamicImage::new_rgb8(50, 50)).unwrap();
+    larger.predict(DynamicImage::new_rgb8(50, 50)).unwrap();
     let model = trained(flat());
     let error = model.clone().input_size(96, 96).unwrap_err();
     assert!(matches!(error, Error::Mismatch { .. }), "{error}");

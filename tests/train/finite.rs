@@ -126,7 +126,8 @@ fn the_model_is_as_before_the_step_that_failed() {
 #[test]
 fn an_optimizer_moves_all_variables_or_none() {
     let infinite = Tensor::new(&[f32::INFINITY, 0.0], &Device::Cpu).unwrap();
-    let optimizers: [fn(Vec<Var>, &Tensor) -> CandleResult<()>; 3] = [
+    type Optimize = fn(Vec<Var>, &Tensor) -> CandleResult<()>;
+    let optimizers: [Optimize; 3] = [
         |vars, loss| {
             RmsProp::new(0.1)
                 .with_variables(vars)

@@ -139,7 +139,8 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn pictures_that_differ_are_named_in_words() {
-    let changes: [(&str, fn(&Path), &[&str]); 7] = [
+    type Change<'a> = (&'a str, fn(&Path), &'a [&'a str]);
+    let changes: [Change<'_>; 7] = [
         (
             "more",
             |f| copy(&f.join("red/0.png"), &f.join("red/9.png")),
@@ -235,7 +236,8 @@ fn meddle(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
 fn a_position_that_cannot_be_is_refused() {
     use serde_json::json;
     let (_folder, dataset) = common::colours(4);
-    let changes: [(&str, fn(&mut serde_json::Value)); 13] = [
+    type Change = (&'static str, fn(&mut serde_json::Value));
+    let changes: [Change; 13] = [
         ("phase", |d| d["position"]["phase"] = json!(7)),
         ("phase", |d| d["position"]["phase"] = json!(u64::MAX)),
         ("epochs of its phase", |d| {

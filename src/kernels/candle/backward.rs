@@ -54,8 +54,8 @@ pub(super) fn divert(tensor: &Tensor, gradient: Tensor) -> Option<Tensor> {
     })
 }
 
-/// A tensor of the shape of `tensor` that `write` fills: a recycled one, or a new one.
-pub(super) fn gradient_like(tensor: &Tensor, write: impl FnMut(&mut [f32])) -> Result<Tensor> {
+/// A tensor of the shape of `tensor`, to be written over: a recycled one of this thread's [`backward`], or a new one.
+pub(super) fn gradient_like(tensor: &Tensor) -> Result<Tensor> {
     let recycled = CONTEXT.with_borrow_mut(|context| {
         let recycled = &mut context.as_mut()?.recycled;
         let fits = |recycled: &Tensor| {
@@ -67,12 +67,15 @@ pub(super) fn gradient_like(tensor: &Tensor, write: impl FnMut(&mut [f32])) -> R
         let place = recycled.iter().position(fits);
         place.map(|place| recycled.swap_remove(place))
     });
-    let gradient = match recycled {
-        Some(recycled) => recycled,
-        None => Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu)?,
-    };
-    gradient.inplace_op1(&FillInPlace(RefCell::new(write)))?;
-    Ok(gradient)
+    match recycled {
+        Some(recycled) => Ok(recycled),
+        None => Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu),
+    }
+}
+
+/// Has `write` fill a tensor that is nobody else's.
+pub(super) fn fill(tensor: &Tensor, write: impl FnMut(&mut [f32])) -> Result<()> {
+    tensor.inplace_op1(&FillInPlace(RefCell::new(write)))
 }
 
 /// Overwrites a contiguous tensor of f32. candle gives operations no mutable access to themselves, hence the cell.

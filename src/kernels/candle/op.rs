@@ -7,12 +7,12 @@
 //!
 //! ```text
 //! zeros ─► ParameterOp ─► ParameterOp ─► … ─► NetworkOp ─► maps
-//!           ▲      ▲       ▲      ▲             ▲
-//!         weight  bias   weight  bias         input
+//!               ▲              ▲                  ▲
+//!       weight (and scale)    bias              input
 //! ```
 //!
-//! Going back, candle reaches the run first, which computes all gradients; each link of the chain then hands out those of
-//! its weight and bias.
+//! Going back, candle reaches the run first, which computes all gradients; each link of the chain then hands out its
+//! own.
 
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use super::super::isa::Isa;
 use super::super::network::Node;
 use super::super::shape::{FeatureMaps, Shape};
 use super::backward::divert;
+use super::nodes::Operand;
 use super::run::{Place, Run};
 use super::values::values;
 
@@ -42,7 +43,7 @@ pub(crate) enum Input {
 /// If there is no node, a planar input has another shape, or a tensor is not of f32 on the CPU.
 pub(crate) fn run_with_graph(
     isa: Isa,
-    nodes: &[Node<Tensor>],
+    nodes: &[Node<Operand>],
     input: Input,
     shape: Shape,
 ) -> Result<Tensor> {
@@ -52,12 +53,15 @@ pub(crate) fn run_with_graph(
     let input_wanted = matches!(&input, Input::Planar(planar) if planar.track_op());
     let run = Arc::new(Run::new(isa, nodes, shape, input_wanted));
     let mut token = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-    for (place, [weight, bias]) in run.open() {
+    for (place, operand) in run.open() {
         let link = ParameterOp {
             run: run.clone(),
             place,
         };
-        token = weight.apply_op3(&bias, &token, link)?;
+        token = match operand {
+            Operand::Tensor(tensor) => tensor.apply_op2(&token, link)?,
+            Operand::Scaled { weight, scale } => weight.apply_op3(&scale, &token, link)?,
+        };
     }
     match input {
         Input::Planar(planar) if planar.dims() != shape.dims() => {
@@ -130,15 +134,56 @@ impl CustomOp2 for NetworkOp {
     }
 }
 
-/// A weight and its bias in the chain.
+/// A weight or bias in the chain.
 struct ParameterOp {
     run: Arc<Run>,
     place: Place,
 }
 
+/// What a link makes.
+fn token() -> (CpuStorage, candle_core::Shape) {
+    (CpuStorage::F32(vec![0.0]), 1.into())
+}
+
+impl ParameterOp {
+    /// The gradients of the tensor and its scale, unless they go around candle.
+    fn gradients(&self, tensor: &Tensor) -> (Option<Tensor>, Option<Tensor>) {
+        let (gradient, of_scale) = self.run.take_gradients(self.place);
+        let gradient = gradient.and_then(|gradient| divert(tensor, gradient));
+        (gradient, of_scale)
+    }
+}
+
+impl CustomOp2 for ParameterOp {
+    fn name(&self) -> &'static str {
+        "convolution-parameter"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, candle_core::Shape)> {
+        Ok(token())
+    }
+
+    fn bwd(
+        &self,
+        tensor: &Tensor,
+        token: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (gradient, _) = self.gradients(tensor);
+        Ok((gradient, Some(token.zeros_like()?)))
+    }
+}
+
 impl CustomOp3 for ParameterOp {
     fn name(&self) -> &'static str {
-        "convolution-parameters"
+        "convolution-weight"
     }
 
     fn cpu_fwd(
@@ -150,20 +195,18 @@ impl CustomOp3 for ParameterOp {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, candle_core::Shape)> {
-        Ok((CpuStorage::F32(vec![0.0]), 1.into()))
+        Ok(token())
     }
 
     fn bwd(
         &self,
         weight: &Tensor,
-        bias: &Tensor,
+        _: &Tensor,
         token: &Tensor,
         _: &Tensor,
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dw, db) = self.run.take_gradients(self.place).unzip();
-        let dw = dw.and_then(|dw| divert(weight, dw));
-        let db = db.and_then(|db| divert(bias, db));
-        Ok((dw, db, Some(token.zeros_like()?)))
+        let (gradient, of_scale) = self.gradients(weight);
+        Ok((gradient, of_scale, Some(token.zeros_like()?)))
     }
 }

@@ -7,32 +7,35 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::{CpuStorage, Device, Result, Tensor};
+use candle_core::{CpuStorage, Result, Tensor};
 
 use super::super::activation::Activation;
 use super::super::convolution_gradient::{Joined, input_gradient, parameter_gradients};
-use super::super::elementwise::{activation_gradient, add};
+use super::super::elementwise::{activation_gradient, add, scale_rows_gradients};
+use super::super::epilogue::Gate;
 use super::super::isa::Isa;
 use super::super::network::{Blocked, Conv, Network, Node, Operation, PackedWeights, Value};
+use super::super::parallel::in_pool;
 use super::super::pool::{Pooling, max_pool_gradient, pool_gradient};
 use super::super::scratch::Scratch;
 use super::super::shape::{FeatureMaps, Shape};
 use super::super::squeeze::{self, DenseGradient, Gates};
 use super::super::steps::steps;
 use super::super::window::Window;
-use super::backward::gradient_like;
-use super::nodes::{parameters, with_numbers};
+use super::backward::{fill, gradient_like};
+use super::nodes::{Operand, parameters, with_numbers};
+use super::values::values;
 
-/// The gradients of a weight and a bias.
-type Gradients = (Tensor, Tensor);
+/// The gradient of a weight or bias, and that of its scale if it has one.
+type Gradients = (Option<Tensor>, Option<Tensor>);
 
-/// Which weight and bias: the node, and which of its own.
+/// Which weight or bias: the node, and which of its own.
 pub(super) type Place = (usize, usize);
 
 pub(super) struct Run {
     isa: Isa,
     /// Every node is one step.
-    nodes: Vec<Node<Tensor>>,
+    nodes: Vec<Node<Operand>>,
     /// Of what goes in.
     shape: Shape,
     /// The values whose gradient is needed.
@@ -55,14 +58,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether a node's parameters take a gradient.
-fn is_open(node: &Node<Tensor>) -> bool {
-    let mut tensors = parameters(node).into_iter().flatten();
-    tensors.any(Tensor::track_op)
+fn is_open(node: &Node<Operand>) -> bool {
+    let mut operands = parameters(node).into_iter().flatten();
+    operands.any(Operand::is_open)
 }
 
 impl Run {
     /// A run of nodes over maps of this shape, whose gradient is needed or not.
-    pub(super) fn new(isa: Isa, nodes: &[Node<Tensor>], shape: Shape, input_wanted: bool) -> Self {
+    pub(super) fn new(isa: Isa, nodes: &[Node<Operand>], shape: Shape, input_wanted: bool) -> Self {
         let nodes = steps(nodes);
         let mut wanted = vec![input_wanted];
         for node in &nodes {
@@ -78,20 +81,33 @@ impl Run {
         }
     }
 
-    /// The weights and biases that take a gradient.
-    pub(super) fn open(&self) -> Vec<(Place, [Tensor; 2])> {
+    /// The weights and biases of nodes of which one takes a gradient.
+    pub(super) fn open(&self) -> Vec<(Place, Operand)> {
         let nodes = self.nodes.iter().enumerate();
         let open = nodes.filter(|(_, node)| is_open(node));
-        let pairs = open.flat_map(|(index, node)| {
-            let pairs = parameters(node).into_iter().enumerate();
-            pairs.map(move |(pair, tensors)| ((index, pair), tensors.map(Tensor::clone)))
+        let operands = open.flat_map(|(index, node)| {
+            let operands = parameters(node).into_iter().flatten().enumerate();
+            operands.map(move |(which, operand)| ((index, which), operand.clone()))
         });
-        pairs.collect()
+        operands.collect()
     }
 
-    /// The gradients of a weight and bias, once.
-    pub(super) fn take_gradients(&self, place: Place) -> Option<Gradients> {
-        lock(&self.gradients).remove(&place)
+    /// The gradients of a weight or bias, once.
+    pub(super) fn take_gradients(&self, place: Place) -> Gradients {
+        lock(&self.gradients).remove(&place).unwrap_or_default()
+    }
+
+    /// Tensors for the gradients of all open weights, biases and scales, to be written over. They are those that this
+    /// thread may use again, so it must ask for them itself.
+    fn unwritten_gradients(&self) -> Result<HashMap<Place, Gradients>> {
+        let open = self.open().into_iter().map(|(place, operand)| {
+            let scale = match &operand {
+                Operand::Scaled { scale, .. } => Some(gradient_like(scale)?),
+                Operand::Tensor(_) => None,
+            };
+            Ok((place, (Some(gradient_like(operand.tensor())?), scale)))
+        });
+        open.collect()
     }
 
     /// Runs the nodes; the result is a planar tensor's.
@@ -99,7 +115,11 @@ impl Run {
         &self,
         input: FeatureMaps<'_>,
     ) -> Result<(CpuStorage, candle_core::Shape)> {
-        with_numbers(&self.nodes, |nodes| {
+        in_pool(|| self.forward_here(input))
+    }
+
+    fn forward_here(&self, input: FeatureMaps<'_>) -> Result<(CpuStorage, candle_core::Shape)> {
+        with_numbers(self.isa, &self.nodes, |nodes| {
             let packed = PackedWeights::default();
             let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
             let read_back = self.read_back();
@@ -156,11 +176,21 @@ impl Run {
         input: FeatureMaps<'_>,
         gradient: &[f32],
     ) -> Result<Option<Vec<f32>>> {
+        let gradients = self.unwritten_gradients()?;
+        in_pool(|| self.backward_here(input, gradient, gradients))
+    }
+
+    fn backward_here(
+        &self,
+        input: FeatureMaps<'_>,
+        gradient: &[f32],
+        gradients: HashMap<Place, Gradients>,
+    ) -> Result<Option<Vec<f32>>> {
         let kept = lock(&self.kept);
         let Some(kept) = &*kept else {
             candle_core::bail!("the backward pass comes after the forward pass")
         };
-        with_numbers(&self.nodes, |nodes| {
+        with_numbers(self.isa, &self.nodes, |nodes| {
             let packed = PackedWeights::default();
             let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
             let last = nodes.len();
@@ -170,6 +200,7 @@ impl Run {
                 network,
                 kept,
                 input,
+                unwritten: gradients,
                 gradients: HashMap::new(),
             };
             way.slots[last].gradient = Some(way.network.shapes[last].blocked(gradient));
@@ -215,6 +246,8 @@ struct WayBack<'a> {
     input: FeatureMaps<'a>,
     /// Of every value.
     slots: Vec<Slot>,
+    /// What gradients are to be written to.
+    unwritten: HashMap<Place, Gradients>,
     gradients: HashMap<Place, Gradients>,
 }
 
@@ -243,9 +276,35 @@ impl<'a> WayBack<'a> {
         }
     }
 
-    /// Whether the gradient that is added to a value's next is the last, and has a ReLU before it.
+    /// Has `write` fill the gradient of a weight or bias as the node has it, and makes that of the tensor of it, and of
+    /// its scale if it has one.
+    fn write(&mut self, place: Place, write: impl FnOnce(&mut [f32])) -> Result<()> {
+        let Some((Some(gradient), of_scale)) = self.unwritten.remove(&place) else {
+            return Ok(());
+        };
+        let operands = parameters(&self.run.nodes[place.0]);
+        let operand = operands.into_iter().flatten().nth(place.1);
+        let mut write = Some(write);
+        let mut scale_gradient = Ok(Vec::new());
+        fill(&gradient, |numbers| {
+            if let Some(write) = write.take() {
+                write(numbers);
+            }
+            if let Some(Operand::Scaled { weight, scale }) = operand {
+                scale_gradient = scale_gradients(self.run.isa, weight, scale, numbers);
+            }
+        })?;
+        if let Some(of_scale) = &of_scale {
+            let found = scale_gradient?;
+            fill(of_scale, |numbers| numbers.copy_from_slice(&found))?;
+        }
+        self.gradients.insert(place, (Some(gradient), of_scale));
+        Ok(())
+    }
+
+    /// Whether the gradient that is added to a value's next is the last, and may pass the value's gate right away.
     fn may_gate(&self, value: Value) -> bool {
-        self.slots[value].outstanding == 1 && self.activation(value) == Activation::Relu
+        self.slots[value].outstanding == 1 && Gate::of(self.activation(value), &[]).is_some()
     }
 
     /// Adds to the gradient of a value.
@@ -303,20 +362,19 @@ impl<'a> WayBack<'a> {
         if is_open(&self.run.nodes[index]) {
             let x = self.value(value);
             let mut db = vec![0.0; conv.bias.len()];
-            let [weight, bias] = parameters(&self.run.nodes[index])[0];
-            let dw = gradient_like(weight, |dw| {
+            self.write((index, 0), |dw| {
                 parameter_gradients(isa, conv, x.maps(), shape, &dz, dw, &mut db);
             })?;
-            let db = Tensor::from_vec(db, bias.shape(), &Device::Cpu)?;
-            self.gradients.insert((index, 0), (dw, db));
+            self.write((index, 1), |bias| bias.copy_from_slice(&db))?;
         }
         if self.run.wanted[value] {
+            let activation = self.activation(value);
             let y = self.may_gate(value).then(|| self.value(value));
             let slot = &mut self.slots[value];
             let other = slot.gradient.take();
             let joined = Joined {
                 other: other.as_deref(),
-                gate: y.as_ref().map(Blocked::maps),
+                gate: y.as_ref().and_then(|y| Gate::of(activation, y.maps())),
             };
             let mut dx = Scratch::new(shape.blocked_len());
             input_gradient(isa, conv, shape, &dz, joined, &mut dx);
@@ -347,7 +405,8 @@ impl<'a> WayBack<'a> {
         let (isa, shape, x) = (self.run.isa, self.network.shapes[value], self.value(value));
         let mut dx = Scratch::new(shape.blocked_len());
         if pooling == Pooling::Max && window == Window::HALVING {
-            let gates = self.may_gate(value) && self.slots[value].gradient.is_none();
+            let is_relu = self.activation(value) == Activation::Relu;
+            let gates = is_relu && self.may_gate(value) && self.slots[value].gradient.is_none();
             max_pool_gradient(isa, x.maps(), shape, gates, dy, &mut dx);
             self.slots[value].is_gated = gates;
         } else {
@@ -371,25 +430,30 @@ impl<'a> WayBack<'a> {
         let mut dx = Scratch::new(shape.blocked_len());
         let found = squeeze::gradients(isa, x.maps(), shape, gates, reduce, expand, dy, &mut dx);
         if is_open(&self.run.nodes[index]) {
-            let layers = parameters(&self.run.nodes[index]);
-            for (pair, (tensors, found)) in layers
-                .into_iter()
-                .zip([found.reduce, found.expand])
-                .enumerate()
-            {
-                let [weight, bias] = tensors;
-                let DenseGradient {
-                    weight: dw,
-                    bias: db,
-                } = found;
-                let gradients = (
-                    Tensor::from_vec(dw, weight.shape(), &Device::Cpu)?,
-                    Tensor::from_vec(db, bias.shape(), &Device::Cpu)?,
-                );
-                self.gradients.insert((index, pair), gradients);
+            let DenseGradient { weight, bias } = found.reduce;
+            let reduce = [weight, bias];
+            let DenseGradient { weight, bias } = found.expand;
+            for (which, found) in reduce.into_iter().chain([weight, bias]).enumerate() {
+                self.write((index, which), |gradient| gradient.copy_from_slice(&found))?;
             }
         }
         self.add(node.input, dx);
         Ok(())
     }
+}
+
+/// Takes the gradient of a scaled weight back to that of the weight, in place, and returns that of the scale.
+fn scale_gradients(
+    isa: Isa,
+    weight: &Tensor,
+    scale: &Tensor,
+    gradient: &mut [f32],
+) -> Result<Vec<f32>> {
+    let (weight, scale) = (values(weight), values(scale));
+    Ok(scale_rows_gradients(
+        isa,
+        weight.slice()?,
+        scale.slice()?,
+        gradient,
+    ))
 }

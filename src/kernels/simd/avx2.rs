@@ -34,9 +34,10 @@ impl Avx2 {
 
     /// [`Simd::gate`] of one register.
     #[inline(always)]
-    fn gate_half(self, gate: __m256, value: __m256) -> __m256 {
+    fn gate_half(self, gate: __m256, end: __m256, value: __m256) -> __m256 {
         detected!({
             let open = _mm256_cmp_ps::<_CMP_GT_OQ>(gate, _mm256_setzero_ps());
+            let open = _mm256_and_ps(open, _mm256_cmp_ps::<_CMP_NGE_UQ>(gate, end));
             let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
             _mm256_and_ps(_mm256_or_ps(open, nan), value)
         })
@@ -132,6 +133,20 @@ impl Simd for Avx2 {
         detected!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
     }
     #[inline(always)]
+    fn reciprocal(self, v: Self::V) -> Self::V {
+        detected!(v.map(|v| _mm256_div_ps(_mm256_set1_ps(1.0), v)))
+    }
+    #[inline(always)]
+    fn power_of_two(self, n: Self::V) -> Self::V {
+        detected!({
+            // The exponent's bits, which are 127 more.
+            n.map(|n| {
+                let n = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
+            })
+        })
+    }
+    #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         detected!({
             [
@@ -141,11 +156,13 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn relu(self, v: Self::V) -> Self::V {
+    fn clamp(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        // Both instructions give their second operand when either is NaN.
         detected!({
-            // The instruction gives its second operand when either is NaN.
-            let zero = _mm256_setzero_ps();
-            [_mm256_max_ps(zero, v[0]), _mm256_max_ps(zero, v[1])]
+            [
+                _mm256_min_ps(high[0], _mm256_max_ps(low[0], v[0])),
+                _mm256_min_ps(high[1], _mm256_max_ps(low[1], v[1])),
+            ]
         })
     }
     #[inline(always)]
@@ -153,10 +170,10 @@ impl Simd for Avx2 {
         [self.max_of_half(a[0], b[0]), self.max_of_half(a[1], b[1])]
     }
     #[inline(always)]
-    fn gate(self, gate: Self::V, value: Self::V) -> Self::V {
+    fn gate(self, gate: Self::V, end: Self::V, value: Self::V) -> Self::V {
         [
-            self.gate_half(gate[0], value[0]),
-            self.gate_half(gate[1], value[1]),
+            self.gate_half(gate[0], end[0], value[0]),
+            self.gate_half(gate[1], end[1], value[1]),
         ]
     }
     #[inline(always)]

@@ -91,14 +91,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// 1 / v to a few units in the last place, for v that are neither tiny nor huge.
+    fn reciprocal(self, v: Self::V) -> Self::V;
+    /// 2ⁿ for whole numbers n from −127 to 127, of which the first may give 0.
+    fn power_of_two(self, n: Self::V) -> Self::V;
     /// a · b + c, rounded once where the processor can.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// max(v, 0); NaN stays NaN.
-    fn relu(self, v: Self::V) -> Self::V;
+    /// `v`, but not less than `low` and not more than `high`; NaN stays NaN.
+    fn clamp(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V;
     /// The larger; NaN if either is.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `value` where `gate` is above 0, else 0. NaN in `value` stays.
-    fn gate(self, gate: Self::V, value: Self::V) -> Self::V;
+    /// `value` where `gate` is above 0 and not at or above `end`, else 0. NaN in `value` stays; an `end` of NaN is none.
+    fn gate(self, gate: Self::V, end: Self::V, value: Self::V) -> Self::V;
     /// `then` where not a < b (a NaN is not less), else `otherwise`.
     fn not_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
 }

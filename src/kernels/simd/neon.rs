@@ -85,15 +85,29 @@ impl Simd for Neon {
         detected!(each!(vmulq_f32, a, b))
     }
     #[inline(always)]
+    fn reciprocal(self, v: Self::V) -> Self::V {
+        detected!(v.map(|v| vdivq_f32(vdupq_n_f32(1.0), v)))
+    }
+    #[inline(always)]
+    fn power_of_two(self, n: Self::V) -> Self::V {
+        detected!({
+            // The exponent's bits, which are 127 more.
+            n.map(|n| {
+                let n = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+                vreinterpretq_f32_s32(vshlq_n_s32::<23>(n))
+            })
+        })
+    }
+    #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         detected!(each!(vfmaq_f32, c, a, b))
     }
     #[inline(always)]
-    fn relu(self, v: Self::V) -> Self::V {
+    fn clamp(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        // FMAX and FMIN give NaN when either operand is.
         detected!({
-            // FMAX gives NaN when either operand is.
-            let zero = self.splat(0.0);
-            each!(vmaxq_f32, zero, v)
+            let v = each!(vmaxq_f32, low, v);
+            each!(vminq_f32, high, v)
         })
     }
     #[inline(always)]
@@ -101,11 +115,12 @@ impl Simd for Neon {
         detected!(each!(vmaxq_f32, a, b))
     }
     #[inline(always)]
-    fn gate(self, gate: Self::V, value: Self::V) -> Self::V {
+    fn gate(self, gate: Self::V, end: Self::V, value: Self::V) -> Self::V {
         detected!({
             let mut out = value;
             for i in 0..4 {
                 let open = vcgtq_f32(gate[i], vdupq_n_f32(0.0));
+                let open = vbicq_u32(open, vcgeq_f32(gate[i], end[i]));
                 let number = vceqq_f32(value[i], value[i]);
                 let keep = vorrq_u32(open, vmvnq_u32(number));
                 out[i] = vreinterpretq_f32_u32(vandq_u32(keep, vreinterpretq_u32_f32(value[i])));

@@ -49,13 +49,26 @@ impl Simd for Portable {
         std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
+    fn reciprocal(self, v: Self::V) -> Self::V {
+        v.map(|v| 1.0 / v)
+    }
+    #[inline(always)]
+    fn power_of_two(self, n: Self::V) -> Self::V {
+        // The exponent's bits, which are 127 more.
+        n.map(|n| f32::from_bits(((n as i32 + 127) << 23) as u32))
+    }
+    #[inline(always)]
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // Not f32::mul_add, which is a library call where the processor has none.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
-    fn relu(self, v: Self::V) -> Self::V {
-        std::array::from_fn(|i| if v[i] < 0.0 { 0.0 } else { v[i] })
+    fn clamp(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        // Comparisons with NaN are false.
+        std::array::from_fn(|i| {
+            let v = if v[i] < low[i] { low[i] } else { v[i] };
+            if v > high[i] { high[i] } else { v }
+        })
     }
     #[inline(always)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
@@ -68,9 +81,10 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
-    fn gate(self, gate: Self::V, value: Self::V) -> Self::V {
+    fn gate(self, gate: Self::V, end: Self::V, value: Self::V) -> Self::V {
         std::array::from_fn(|i| {
-            if gate[i] > 0.0 || value[i].is_nan() {
+            let is_open = gate[i] > 0.0 && !(gate[i] >= end[i]);
+            if is_open || value[i].is_nan() {
                 value[i]
             } else {
                 0.0

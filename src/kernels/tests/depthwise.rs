@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
+use super::super::activation::Activation;
 use super::super::depthwise::{convolve, input_gradient, pack, parameter_gradients};
-use super::super::epilogue::{Epilogue, pad_bias};
+use super::super::epilogue::{Epilogue, Gate, pad_bias};
 use super::super::isa::Isa;
 use super::super::shape::Shape;
 use super::super::window::Padding;
@@ -146,7 +147,7 @@ fn the_input_gradient_passes_the_gate_before_it() {
         let dy = blocked(window.output(shape), &layer.dy);
         let gate = blocked(shape, &layer.x);
         let epilogue = Epilogue {
-            gate: Some(&gate),
+            gate: Gate::of(Activation::Relu, &gate),
             ..epilogue(None)
         };
         let open = |(dx, x): (f64, &f32)| if *x > 0.0 { dx } else { 0.0 };

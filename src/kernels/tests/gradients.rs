@@ -1,17 +1,20 @@
 //! Gradients of weights, biases and inputs.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 
-use super::super::candle::{Input, backward, run_with_graph};
-use super::super::epilogue::Epilogue;
+use super::super::activation::Activation;
+use super::super::candle::{Input, Operand, backward, run_with_graph};
+use super::super::epilogue::{Epilogue, Gate};
 use super::super::isa::Isa;
 use super::super::method::Method;
+use super::super::network::Operation;
+use super::super::reference;
 use super::super::shape::Shape;
 use super::super::weights::Weights;
 use super::super::window::Window;
 use super::super::winograd::parameter_gradients;
-use super::network::{Found, Network, layer, numbers, sooner, tensor};
+use super::network::{Found, Network, layer, numbers, operands, sooner, tensor};
 use super::reference::*;
 use super::{METHODS, blocked, cases, noise, planar, shapes, size};
 
@@ -109,7 +112,7 @@ proptest! {
         };
         let gate = blocked(shape, &gate);
         let epilogue = Epilogue {
-            gate: Some(&gate),
+            gate: Gate::of(Activation::Relu, &gate),
             ..Epilogue::default()
         };
         for method in METHODS {
@@ -195,7 +198,13 @@ fn threads_change_no_bit() {
             );
             let parameters = [&weight, &bias].map(|variable| variable.as_tensor().clone());
             let nodes = [layer(0, parameters, true, true)];
-            let y = run_with_graph(isa, &nodes, Input::Planar(tensor(&x, shape)), shape).unwrap();
+            let y = run_with_graph(
+                isa,
+                &operands(&nodes),
+                Input::Planar(tensor(&x, shape)),
+                shape,
+            )
+            .unwrap();
             let cotangent = Tensor::from_slice(&cotangent, y.shape(), &Device::Cpu).unwrap();
             let loss = (&y * cotangent).unwrap().sum_all().unwrap();
             let gradients = loss.backward().unwrap();
@@ -243,7 +252,13 @@ fn gradients_that_go_around_candle_add_up_as_in_it() {
     let run = |seed| {
         let parameters = [&weight, &bias].map(|variable| variable.as_tensor().clone());
         let x = Input::Planar(tensor(&noise(shape.planar_len(), seed), shape));
-        run_with_graph(Isa::best(), &[layer(0, parameters, true, false)], x, shape).unwrap()
+        run_with_graph(
+            Isa::best(),
+            &operands(&[layer(0, parameters, true, false)]),
+            x,
+            shape,
+        )
+        .unwrap()
     };
     // The same variables in two runs, and once outside of any.
     let loss = ((run(3).sqr().unwrap() + run(4)).unwrap().sum_all().unwrap()
@@ -289,7 +304,13 @@ fn a_graph_goes_on_before_the_run() {
         layer(index, parameters, of_layer.relu, of_layer.pool)
     });
     let layers: Vec<_> = layers.collect();
-    let y = run_with_graph(Isa::best(), &layers, Input::Planar(planar), shape).unwrap();
+    let y = run_with_graph(
+        Isa::best(),
+        &operands(&layers),
+        Input::Planar(planar),
+        shape,
+    )
+    .unwrap();
     let cotangent = Tensor::from_slice(&cotangent, y.shape(), &Device::Cpu).unwrap();
     let loss = (y * cotangent).unwrap().sum_all().unwrap();
     for gradients_of in [sooner, Tensor::backward] {
@@ -298,5 +319,62 @@ fn a_graph_goes_on_before_the_run() {
         let expected: Vec<f64> = expected.iter().map(|dx| 2.0 * dx).collect();
         let error = relative_error(&numbers(&found), &expected);
         assert!(error < 1e-5, "error {error:e}");
+    }
+}
+
+/// A weight times a number for each output, as a batch norm leaves it: what candle makes of the product in f64.
+#[test]
+fn a_scaled_weight_and_its_scale_take_gradients() {
+    let shape = Shape {
+        batch: 2,
+        channels: 19,
+        height: 7,
+        width: 9,
+    };
+    let variable = |seed, dims: &[usize]| {
+        let numbers = noise(dims.iter().product(), seed);
+        Var::from_tensor(&Tensor::from_vec(numbers, dims, &Device::Cpu).unwrap()).unwrap()
+    };
+    let (weight, scale) = (variable(1, &[37, 19, 3, 3]), variable(2, &[37]));
+    let (bias, x) = (variable(3, &[37]), variable(4, &shape.dims()));
+    let double = |var: &Var| var.as_tensor().to_dtype(DType::F64).unwrap();
+    let by_output = double(&scale).reshape((37, 1, 1, 1)).unwrap();
+    let product = double(&weight).broadcast_mul(&by_output).unwrap();
+    let window = Window::SAME_3X3;
+    let sums = reference::convolution(&double(&x), &product, window, 1).unwrap();
+    let expected = reference::bias_activation(&sums, &double(&bias), Activation::Silu).unwrap();
+    let store = expected
+        .sqr()
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+    for isa in Isa::available() {
+        let parameters = [weight.as_tensor().clone(), bias.as_tensor().clone()];
+        let mut nodes = operands(&[layer(0, parameters, false, false)]);
+        let Operation::Conv(conv) = &mut nodes[0].operation else {
+            unreachable!()
+        };
+        conv.activation = Activation::Silu;
+        conv.weights = Operand::Scaled {
+            weight: weight.as_tensor().clone(),
+            scale: scale.as_tensor().clone(),
+        };
+        for gradients_of in [sooner, Tensor::backward] {
+            let input = Input::Planar(x.as_tensor().clone());
+            let y = run_with_graph(isa, &nodes, input, shape).unwrap();
+            let found = gradients_of(&y.sqr().unwrap().sum_all().unwrap()).unwrap();
+            for var in [&weight, &scale, &bias, &x] {
+                let expected = store.get(var).unwrap().flatten_all().unwrap();
+                let expected = expected
+                    .to_dtype(DType::F64)
+                    .unwrap()
+                    .to_vec1::<f64>()
+                    .unwrap();
+                let error = relative_error(&numbers(found.get(var).unwrap()), &expected);
+                assert!(error < 1e-5, "{isa:?} {:?}: {error:e}", var.dims());
+            }
+        }
     }
 }

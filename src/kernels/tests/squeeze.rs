@@ -156,10 +156,10 @@ impl Layer {
         [
             planar(shape, &y),
             planar(shape, &dx),
-            found.reduce.weight,
-            found.reduce.bias,
-            found.expand.weight,
-            found.expand.bias,
+            found.reduce.weight.to_vec(),
+            found.reduce.bias.to_vec(),
+            found.expand.weight.to_vec(),
+            found.expand.bias.to_vec(),
         ]
     }
 }

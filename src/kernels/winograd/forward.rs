@@ -320,9 +320,11 @@ impl<S: Simd> Convolution<'_, S> {
                     continue;
                 }
                 let microkernel = Microkernel::<LANES, 1> {
+                    vectors: S::NR_VECTORS,
                     m: end - first,
                     segments: &work.segments[blocks.clone()],
                     segment_k: LANES,
+                    last_k: LANES,
                 };
                 let (point, skipped) = (row * across + column, first - work.chunk.first);
                 // SAFETY: rows are the tiles from `first` to `end`, which chunk and products have at this point.

@@ -295,9 +295,11 @@ impl<S: Simd> Gradient<'_, S> {
                     let stop = with.end.clamp(start, end);
                     for block in blocks.clone() {
                         let microkernel = Microkernel::<1, LANES> {
+                            vectors: S::NR_VECTORS,
                             m: LANES.min(plan.from.shape.channels - block * LANES),
                             segments: &[0],
                             segment_k: stop - start,
+                            last_k: stop - start,
                         };
                         for panel in panels.clone() {
                             let a = work.inputs.place(block, start);

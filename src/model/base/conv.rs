@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::kernels::Operand;
 use crate::model::arch::layer::Conv;
 use crate::model::backbone::{BlockParameter, Mode};
 use crate::model::parameter::Parameter;
@@ -34,11 +35,34 @@ struct NormLayer {
     epsilon: f64,
 }
 
-/// The weight (out, in / groups, kernel, kernel) and bias (out) of a convolution without a batch norm.
+/// A convolution without a batch norm.
 #[derive(Clone, Debug)]
 pub(super) struct Folded {
-    pub(super) weight: Tensor,
+    /// (out, in / groups, kernel, kernel)
+    weight: Tensor,
+    /// What the weights of each output are still to be multiplied by, (out): frozen ones have been.
+    scale: Option<Tensor>,
+    /// (out)
     pub(super) bias: Tensor,
+}
+
+impl Folded {
+    /// The weight (out, in / groups, kernel, kernel).
+    pub(super) fn weight(&self) -> Result<Tensor> {
+        match &self.scale {
+            Some(scale) => Ok(self.weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?),
+            None => Ok(self.weight.clone()),
+        }
+    }
+
+    /// The weight as the kernels take it.
+    pub(super) fn operand(&self) -> Operand {
+        let weight = self.weight.clone();
+        match self.scale.clone() {
+            Some(scale) => Operand::Scaled { weight, scale },
+            None => Operand::Tensor(weight),
+        }
+    }
 }
 
 impl ConvLayer {
@@ -176,6 +200,11 @@ impl ConvLayer {
             return Ok(folded.clone());
         }
         let folded = self.fold(Mode::Infer)?;
+        let folded = Folded {
+            weight: folded.weight()?,
+            scale: None,
+            ..folded
+        };
         Ok(self.folded.get_or_init(|| folded).clone())
     }
 
@@ -189,7 +218,12 @@ impl ConvLayer {
                 Some(bias) => bias,
                 None => Tensor::zeros(self.table.outputs, weight.dtype(), weight.device())?,
             };
-            return Ok(Folded { weight, bias });
+            let scale = None;
+            return Ok(Folded {
+                weight,
+                scale,
+                bias,
+            });
         };
         let deviation = (&norm.variance + norm.epsilon)?.sqrt()?;
         let scale = (norm.weight.value(mode) / deviation)?;
@@ -198,8 +232,9 @@ impl ConvLayer {
             None => norm.mean.neg()?,
         };
         Ok(Folded {
-            weight: weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?,
-            bias: (norm.bias.value(mode) + (centre * scale)?)?,
+            weight,
+            bias: (norm.bias.value(mode) + (centre * &scale)?)?,
+            scale: Some(scale),
         })
     }
 }

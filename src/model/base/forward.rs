@@ -5,10 +5,10 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 
 use super::ConvBase;
-use super::conv::{ConvLayer, Folded};
+use super::conv::ConvLayer;
 use super::network;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Input, Isa, Node, Shape, reference, values};
+use crate::kernels::{self, Input, Isa, Node, Operand, Shape, reference, values};
 use crate::model::arch::layer::{Layer, Residual};
 use crate::model::backbone::Mode;
 
@@ -162,7 +162,7 @@ impl Pass<'_> {
         let x = x.contiguous()?;
         let planar = values(&x);
         let packed = &self.base.packed;
-        Ok(kernels::with_numbers(&nodes, |nodes| {
+        Ok(kernels::with_numbers(isa, &nodes, |nodes| {
             let planar = planar.slice()?;
             Ok(kernels::run(isa, nodes, packed, planar, shape, methods_for))
         })?)
@@ -181,7 +181,7 @@ impl Pass<'_> {
     }
 
     /// The nodes of the next layers, which read maps of this shape.
-    fn nodes(&mut self, layers: &[&Layer], shape: Shape) -> Result<Vec<Node<Tensor>>> {
+    fn nodes(&mut self, layers: &[&Layer], shape: Shape) -> Result<Vec<Node<Operand>>> {
         let first = self.next;
         let count: usize = layers.iter().map(|layer| layer.convs().len()).sum();
         self.next += count;
@@ -228,11 +228,15 @@ impl Pass<'_> {
     fn conv(&mut self, x: &Tensor) -> Result<Tensor> {
         let conv = &self.base.convs[self.next];
         self.next += 1;
-        let Folded { weight, bias } = conv.folded(self.mode)?;
+        let folded = conv.folded(self.mode)?;
         let table = &conv.table;
         let (_, _, height, width) = x.dims4()?;
         let window = network::window(table, height, width);
-        let sums = reference::convolution(x, &weight, window, table.groups)?;
-        Ok(reference::bias_activation(&sums, &bias, table.activation)?)
+        let sums = reference::convolution(x, &folded.weight()?, window, table.groups)?;
+        Ok(reference::bias_activation(
+            &sums,
+            &folded.bias,
+            table.activation,
+        )?)
     }
 }

@@ -1,9 +1,7 @@
 //! Layers of a table as a network of the kernels' nodes.
 
-use candle_core::Tensor;
-
 use super::conv::{ConvLayer, Folded};
-use crate::kernels::{Activation, Conv, Dense, Node, Operation, Padding, Value, Window};
+use crate::kernels::{Activation, Conv, Dense, Node, Operand, Operation, Padding, Value, Window};
 use crate::model::arch::layer::{self, Layer, Residual, SqueezeExcite};
 
 /// The nodes of layers whose convolutions are `convs`, in the order they run, and come to `folded`: the `first` of the
@@ -14,7 +12,7 @@ pub(super) fn nodes(
     first: usize,
     folded: &[Folded],
     input: [usize; 3],
-) -> Vec<Node<Tensor>> {
+) -> Vec<Node<Operand>> {
     let mut builder = Builder {
         nodes: Vec::new(),
         convs,
@@ -51,7 +49,7 @@ fn is_depthwise(conv: &layer::Conv) -> bool {
 }
 
 struct Builder<'a> {
-    nodes: Vec<Node<Tensor>>,
+    nodes: Vec<Node<Operand>>,
     convs: &'a [ConvLayer],
     first: usize,
     folded: &'a [Folded],
@@ -60,7 +58,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn push(&mut self, input: Value, operation: Operation<Tensor>) -> Value {
+    fn push(&mut self, input: Value, operation: Operation<Operand>) -> Value {
         self.nodes.push(Node { input, operation });
         self.nodes.len()
     }
@@ -164,12 +162,12 @@ impl Builder<'_> {
     }
 
     /// A convolution of maps of this shape.
-    fn conv(&self, place: usize, [_, height, width]: [usize; 3]) -> Conv<Tensor> {
+    fn conv(&self, place: usize, [_, height, width]: [usize; 3]) -> Conv<Operand> {
         let table = &self.convs[place].table;
-        let Folded { weight, bias } = self.folded[place].clone();
+        let folded = &self.folded[place];
         Conv {
-            weights: weight,
-            bias,
+            weights: folded.operand(),
+            bias: folded.bias.clone().into(),
             window: window(table, height, width),
             depthwise: is_depthwise(table),
             residual: None,
@@ -180,11 +178,11 @@ impl Builder<'_> {
     }
 
     /// A 1×1 convolution of one pixel.
-    fn dense(&self, place: usize) -> Dense<Tensor> {
-        let Folded { weight, bias } = self.folded[place].clone();
+    fn dense(&self, place: usize) -> Dense<Operand> {
+        let folded = &self.folded[place];
         Dense {
-            weight,
-            bias,
+            weight: folded.operand(),
+            bias: folded.bias.clone().into(),
             activation: self.convs[place].table.activation,
         }
     }

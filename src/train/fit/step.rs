@@ -102,7 +102,9 @@ impl TrainStep {
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
-        let wrong = self.states.step(&*self.rule, learning_rate, &gradients)?;
+        let wrong = self
+            .states
+            .step(&*self.rule, learning_rate, &gradients, true)?;
         // A rule in candle's operations may have kept its gradient as state.
         let spent = self.states.fused().map(|var| gradients.remove(var));
         self.recycled = spent.flatten().collect();

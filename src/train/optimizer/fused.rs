@@ -1,9 +1,9 @@
 //! A step on the CPU in f32: one pass over memory, on all threads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Storage, Tensor};
 
 use crate::finite;
 
@@ -38,29 +38,52 @@ impl fmt::Debug for Chunk<'_> {
     }
 }
 
-/// A step over a variable that leaves it as it is: what it becomes is written beside, so that nothing has moved when a
-/// number turns out to be NaN or infinite.
+/// A step over a variable that leaves it as it is: what it becomes is written elsewhere, so that nothing has moved when
+/// a number turns out to be NaN or infinite.
 pub(super) struct FusedStep<'a> {
-    pub(super) name: &'static str,
-    pub(super) step: &'a Fused,
+    name: &'static str,
+    step: &'a Fused,
+    /// candle lends an operation its own fields read-only.
+    slots: RefCell<&'a mut [Vec<f32>; SLOTS]>,
+    finite: Cell<bool>,
 }
 
-impl FusedStep<'_> {
-    /// Moves the state and writes the new weights to `next`; whether all that was written is finite.
-    pub(super) fn run(
+impl<'a> FusedStep<'a> {
+    pub(super) fn new(
+        name: &'static str,
+        step: &'a Fused,
+        slots: &'a mut [Vec<f32>; SLOTS],
+    ) -> Self {
+        Self {
+            name,
+            step,
+            slots: RefCell::new(slots),
+            finite: Cell::new(true),
+        }
+    }
+
+    /// Moves the state and writes the new weights over the gradient, both contiguous; whether all that was written is
+    /// finite. That costs no more memory traffic than writing over the old weights.
+    pub(super) fn run(self, variable: &Tensor, gradient: &Tensor) -> Result<bool> {
+        gradient.inplace_op2(variable, &self)?;
+        Ok(self.finite.get())
+    }
+}
+
+impl InplaceOp2 for FusedStep<'_> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
         &self,
-        variable: &Tensor,
-        gradient: &Tensor,
-        next: &mut [f32],
-        slots: &mut [Vec<f32>; SLOTS],
-    ) -> Result<bool> {
+        gradient: &mut CpuStorage,
+        gradient_layout: &Layout,
+        variable: &CpuStorage,
+        variable_layout: &Layout,
+    ) -> Result<()> {
         let name = self.name;
-        let (variable, variable_layout) = variable.storage_and_layout();
-        let (gradient, gradient_layout) = gradient.storage_and_layout();
-        let (Storage::Cpu(variable), Storage::Cpu(gradient)) = (&*variable, &*gradient) else {
-            candle_core::bail!("{name}: the fused step is for the CPU");
-        };
-        let (CpuStorage::F32(variable), CpuStorage::F32(gradient)) = (variable, gradient) else {
+        let (CpuStorage::F32(gradient), CpuStorage::F32(variable)) = (gradient, variable) else {
             candle_core::bail!("{name}: the fused step is for f32");
         };
         let (Some((first, end)), Some((gradient_first, gradient_end))) = (
@@ -69,47 +92,57 @@ impl FusedStep<'_> {
         ) else {
             candle_core::bail!("{name}: the fused step is for contiguous tensors");
         };
+        let mut slots = self.slots.borrow_mut();
         let whole = Stretch {
             weight: &variable[first..end],
-            next: Chunk {
-                weight: next,
-                gradient: &gradient[gradient_first..gradient_end],
-                slots: slots.each_mut().map(Vec::as_mut_slice),
-            },
+            gradient: &mut gradient[gradient_first..gradient_end],
+            slots: slots.each_mut().map(Vec::as_mut_slice),
         };
-        Ok(whole.step(self.step))
+        self.finite.set(whole.step(self.step));
+        Ok(())
     }
 }
 
-/// Exchanges a variable's numbers for others, without copying where the variable is all that its storage holds.
-pub(super) struct Exchange<'a>(pub(super) RefCell<&'a mut Vec<f32>>);
+/// Where a tensor's numbers are kept, if they are all that is kept there: f32 on the CPU.
+pub(super) fn place(tensor: &Tensor) -> Option<*const f32> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(numbers)) = &*storage else {
+        return None;
+    };
+    let whole = layout.contiguous_offsets() == Some((0, numbers.len()));
+    whole.then_some(numbers.as_ptr())
+}
+
+/// Gives two tensors each other's numbers, without copying.
+pub(super) fn exchange(a: &Tensor, b: &Tensor) -> Result<()> {
+    let mut held = Vec::new();
+    for tensor in [a, b, a] {
+        tensor.inplace_op1(&Exchange(RefCell::new(&mut held)))?;
+    }
+    Ok(())
+}
+
+struct Exchange<'a>(RefCell<&'a mut Vec<f32>>);
 
 impl InplaceOp1 for Exchange<'_> {
     fn name(&self) -> &'static str {
         "exchange"
     }
 
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
         let CpuStorage::F32(numbers) = storage else {
             candle_core::bail!("exchange: the fused step is for f32");
         };
-        let Some((first, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("exchange: the fused step is for contiguous tensors");
-        };
-        let mut next = self.0.borrow_mut();
-        if end - first == numbers.len() && next.len() == numbers.len() {
-            std::mem::swap(numbers, *next);
-        } else {
-            numbers[first..end].copy_from_slice(&next);
-        }
+        std::mem::swap(numbers, *self.0.borrow_mut());
         Ok(())
     }
 }
 
-/// A stretch of a variable as it is, and the chunk where it becomes what it will be.
+/// A stretch of a variable as it is, and of its gradient, over which what it becomes is written.
 struct Stretch<'a> {
     weight: &'a [f32],
-    next: Chunk<'a>,
+    gradient: &'a mut [f32],
+    slots: [&'a mut [f32]; SLOTS],
 }
 
 impl Stretch<'_> {
@@ -133,40 +166,24 @@ impl Stretch<'_> {
 
     /// The chunk stays in the first-level cache, so that looking at it again costs little.
     fn step_chunk(self, step: &Fused) -> bool {
-        let Chunk {
-            weight,
-            gradient,
-            slots,
-        } = self.next;
-        let [first, second, third] = slots;
-        weight.copy_from_slice(self.weight);
+        let mut next = [0f32; Chunk::LENGTH];
+        let next = &mut next[..self.weight.len()];
+        next.copy_from_slice(self.weight);
+        let [first, second, third] = self.slots;
         step(Chunk {
-            weight: &mut *weight,
-            gradient,
+            weight: &mut *next,
+            gradient: self.gradient,
             slots: [&mut *first, &mut *second, &mut *third],
         });
-        [&*weight, first, second, third]
-            .into_iter()
-            .all(finite::all)
+        let written = [&*next, first, second, third];
+        let finite = written.into_iter().all(finite::all);
+        self.gradient.copy_from_slice(next);
+        finite
     }
 
     fn split(self, at: usize) -> (Self, Self) {
         let (weight, weight_after) = self.weight.split_at(at);
-        let (next, next_after) = self.next.split(at);
-        (
-            Self { weight, next },
-            Self {
-                weight: weight_after,
-                next: next_after,
-            },
-        )
-    }
-}
-
-impl Chunk<'_> {
-    fn split(self, at: usize) -> (Self, Self) {
-        let (weight, weight_after) = self.weight.split_at_mut(at);
-        let (gradient, gradient_after) = self.gradient.split_at(at);
+        let (gradient, gradient_after) = self.gradient.split_at_mut(at);
         let [first, second, third] = self.slots.map(|slot| {
             let at = at.min(slot.len());
             slot.split_at_mut(at)

@@ -1,11 +1,11 @@
 //! Variables with their state, and the walk over them.
 
-use std::cell::RefCell;
+use std::collections::HashSet;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 
-use super::fused::{Exchange, FusedStep, SLOTS};
+use super::fused::{self, FusedStep, SLOTS};
 use super::rule::{Step, UpdateRule};
 use crate::error::{Error, Result};
 use crate::finite;
@@ -40,8 +40,8 @@ struct State {
 
 #[derive(Clone, Debug)]
 enum Slots {
-    /// f32 on the CPU, for a rule with a fused step. Empty where the options need none; and what the variable becomes.
-    Fused([Vec<f32>; SLOTS], Vec<f32>),
+    /// f32 on the CPU, for a rule with a fused step. Empty where the options need none.
+    Fused([Vec<f32>; SLOTS]),
     /// Anything else: candle's operations.
     Tensors([Option<Tensor>; SLOTS]),
 }
@@ -67,18 +67,29 @@ impl VariableStates {
 
     /// Updates every variable that has a gradient, or none: then it returns the first whose new weights, or whose
     /// state, have a number that is NaN or infinite, and that number.
+    ///
+    /// Gradients that are `spent` may be written over, where they share their memory with nothing else.
     pub(in crate::train) fn step(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradients: &GradStore,
+        spent: bool,
     ) -> CandleResult<Option<(String, f32)>> {
+        let shared = self.shared(gradients);
+        let spent = |gradient: &Tensor| {
+            let place = fused::place(gradient).filter(|_| spent);
+            place.is_some_and(|place| !shared.contains(&place))
+        };
         let mut moved = Vec::with_capacity(self.0.len());
         for variable in &mut self.0 {
             let gradient = gradients.get(&variable.variable.var);
             moved.push(match gradient {
                 None => Moved::Not,
-                Some(gradient) => variable.step(rule, learning_rate, &gradient.detach())?,
+                Some(gradient) => {
+                    let spent = spent(gradient);
+                    variable.step(rule, learning_rate, &gradient.detach(), spent)?
+                }
             });
             if let Some(Moved::Wrong(value)) = moved.last() {
                 return Ok(Some((variable.variable.name.clone(), *value)));
@@ -90,11 +101,23 @@ impl VariableStates {
         Ok(None)
     }
 
+    /// The places of numbers that more than one gradient or variable has, and the variables'.
+    fn shared(&self, gradients: &GradStore) -> HashSet<*const f32> {
+        let mut shared = HashSet::new();
+        let mut seen = HashSet::new();
+        for VariableState { variable, .. } in &self.0 {
+            shared.extend(fused::place(&variable.var));
+            let place = gradients.get(&variable.var).and_then(fused::place);
+            shared.extend(place.filter(|place| !seen.insert(*place)));
+        }
+        shared
+    }
+
     /// The variables whose rule saw its gradient as numbers alone, and so cannot have kept the tensor.
     pub(in crate::train) fn fused(&self) -> impl Iterator<Item = &Var> {
         let fused = |own: &&VariableState| {
             let slots = own.state.as_ref().map(|state| &state.slots);
-            matches!(slots, Some(Slots::Fused(..)))
+            matches!(slots, Some(Slots::Fused(_)))
         };
         self.0.iter().filter(fused).map(|own| &own.variable.var)
     }
@@ -112,7 +135,7 @@ impl VariableStates {
             for (index, slot) in rule.slots().into_iter().enumerate() {
                 let Some(slot) = slot else { continue };
                 let tensor = match &state.slots {
-                    Slots::Fused(slots, _) => {
+                    Slots::Fused(slots) => {
                         Tensor::from_slice(&slots[index], var.shape(), var.device())?
                     }
                     Slots::Tensors(slots) => match &slots[index] {
@@ -157,8 +180,8 @@ impl VariableStates {
 enum Moved {
     /// It had no gradient.
     Not,
-    /// Its numbers stand beside it.
-    Beside,
+    /// Its numbers are in a tensor that nobody else needs.
+    Exchange(Tensor),
     Tensor(Tensor),
     /// This number is NaN or infinite.
     Wrong(f32),
@@ -170,6 +193,7 @@ impl VariableState {
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradient: &Tensor,
+        spent: bool,
     ) -> CandleResult<Moved> {
         let Variable {
             var, multiplier, ..
@@ -181,17 +205,21 @@ impl VariableState {
         state.steps += 1;
         let step = Step::new(learning_rate * multiplier, state.steps);
         match &mut state.slots {
-            Slots::Fused(slots, next) => {
+            Slots::Fused(slots) => {
                 let name = rule.name();
                 let Some(fused) = rule.fused(step) else {
                     candle_core::bail!("{name}: its fused step comes and goes");
                 };
-                let fused = FusedStep { name, step: &fused };
-                if fused.run(var, &gradient.contiguous()?, next, slots)? {
-                    return Ok(Moved::Beside);
+                let gradient = match spent {
+                    true => gradient.clone(),
+                    false => gradient.force_contiguous()?,
+                };
+                if FusedStep::new(name, &fused, slots).run(var, &gradient)? {
+                    return Ok(Moved::Exchange(gradient));
                 }
-                let numbers = [next].into_iter().chain(slots).map(|numbers| &numbers[..]);
-                let wrong = numbers.into_iter().find_map(finite::first_not);
+                let next: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
+                let mut numbers = [&next].into_iter().chain(&*slots);
+                let wrong = numbers.find_map(|numbers| finite::first_not(numbers));
                 Ok(Moved::Wrong(wrong.unwrap_or(f32::NAN)))
             }
             Slots::Tensors(slots) => {
@@ -209,13 +237,11 @@ impl VariableState {
 
     /// Makes the variable what a step made of it.
     fn commit(&mut self, moved: Moved) -> CandleResult<()> {
-        match (moved, self.state.as_mut().map(|state| &mut state.slots)) {
-            (Moved::Beside, Some(Slots::Fused(_, next))) => {
-                let exchange = Exchange(RefCell::new(next));
-                self.variable.var.inplace_op1(&exchange)
-            }
-            (Moved::Tensor(tensor), _) => self.variable.var.set(&tensor),
-            _ => Ok(()),
+        let var = &self.variable.var;
+        match moved {
+            Moved::Exchange(next) if fused::place(var).is_some() => fused::exchange(var, &next),
+            Moved::Exchange(next) | Moved::Tensor(next) => var.set(&next),
+            Moved::Not | Moved::Wrong(_) => Ok(()),
         }
     }
 
@@ -294,7 +320,7 @@ impl State {
         let slots = if fits_fused && rule.fused(Step::new(0.0, 1)).is_some() {
             let length = var.elem_count();
             let zeros = |slot: Option<_>| vec![0.0; if slot.is_some() { length } else { 0 }];
-            Slots::Fused(slots.map(zeros), vec![0.0; length])
+            Slots::Fused(slots.map(zeros))
         } else {
             let zeros = var.as_detached_tensor().zeros_like()?;
             Slots::Tensors(slots.map(|slot| slot.map(|_| zeros.clone())))
@@ -307,7 +333,7 @@ impl Slots {
     /// Gives the slot at this place the numbers of a tensor shaped as its variable.
     fn set(&mut self, index: usize, tensor: &Tensor, var: &Var) -> Result<()> {
         match self {
-            Self::Fused(slots, _) => slots[index] = tensor.flatten_all()?.to_vec1()?,
+            Self::Fused(slots) => slots[index] = tensor.flatten_all()?.to_vec1()?,
             Self::Tensors(slots) => slots[index] = Some(tensor.to_device(var.device())?.copy()?),
         }
         Ok(())
