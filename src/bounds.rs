@@ -16,6 +16,8 @@ pub(crate) const UNITS: usize = 1 << 16;
 pub(crate) const LAYERS: usize = 64;
 /// The most numbers of a head's dense layer: 2 GiB in f32.
 pub(crate) const DENSE: usize = 1 << 29;
+/// The most rows, or columns, of a layer's window, from one window to the next, and around a map.
+pub(crate) const WINDOW: usize = 256;
 /// The most pictures of a batch.
 pub(crate) const BATCH: usize = 1 << 16;
 /// The most numbers of a batch: 16 GiB in f32.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use headstart::data::Loader;
 use headstart::model::arch::BlockTable;
-use headstart::model::arch::layer::{Conv, Layer};
+use headstart::model::arch::layer::{Conv, Layer, Padding};
 use headstart::model::{Arch, Backbone, Pooling, Vgg};
 use headstart::train::Phase;
 use headstart::train::callback::ReduceLrOnPlateau;
@@ -46,6 +46,63 @@ fn refusal<T>(what: &str, outcome: impl FnOnce() -> headstart::Result<T>) -> Str
         begun.elapsed()
     );
     error
+}
+
+#[test]
+fn numbers_that_no_table_has_are_refused_by_name() {
+    let made = |layers: Vec<Layer>| {
+        let arch = Arch::new("own", vec![BlockTable::new("b", layers)]);
+        refusal("a table", || {
+            ConvBase::new(arch, Weights::Random { seed: 1 }, &Device::Cpu)
+        })
+    };
+    let conv = || Conv::new("c", 3, 4, 3);
+    let pool = |kernel, stride| Layer::AveragePool {
+        name: "p".into(),
+        kernel,
+        stride,
+    };
+    for (layers, named) in [
+        (vec![pool(2, 2)], "without convolutions"),
+        (vec![Layer::Conv(conv()), pool(2, 0)], "`stride` is 0"),
+        (vec![Layer::Conv(conv()), pool(0, 1)], "`kernel` is 0"),
+        (vec![Layer::Conv(conv().stride(0))], "`stride` is 0"),
+        (
+            vec![Layer::Conv(conv().padding(Padding::Zeros(usize::MAX)))],
+            "`padding`",
+        ),
+        (
+            vec![Layer::Conv(Conv {
+                groups: 0,
+                ..conv()
+            })],
+            "`groups` is 0",
+        ),
+        (
+            vec![Layer::Conv(Conv {
+                groups: 3,
+                ..conv()
+            })],
+            "divides 3 and 4",
+        ),
+        (
+            vec![Layer::Conv(Conv {
+                outputs: 0,
+                ..conv()
+            })],
+            "`outputs` is 0",
+        ),
+        (
+            vec![Layer::Conv(Conv {
+                kernel: 0,
+                ..conv()
+            })],
+            "`kernel` is 0",
+        ),
+    ] {
+        let error = made(layers);
+        assert!(error.contains(named), "{named}: {error}");
+    }
 }
 
 #[test]

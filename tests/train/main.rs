@@ -5,13 +5,20 @@ mod common;
 #[path = "../common/many.rs"]
 #[cfg(target_os = "linux")]
 mod many;
+#[path = "../../fuzz/targets.rs"]
+mod targets;
 
+mod auto_traits;
 mod callbacks;
 mod checkpoints;
 mod crash_resume;
+mod damaged;
 mod features;
 mod fine_tune;
 mod finite;
+#[cfg(target_os = "linux")]
+mod full_disk;
+mod fuzz;
 mod keras_callbacks;
 mod loss;
 #[cfg(target_os = "linux")]
@@ -20,11 +27,14 @@ mod metrics;
 mod nothing;
 mod optimizers;
 mod own_optimizer;
+mod parity;
 mod recipes;
 mod resume;
 mod rmsprop;
 mod run_folder;
 mod santa;
 mod schedule;
+#[cfg(target_os = "linux")]
+mod soak;
 mod training;
 mod verbosity;

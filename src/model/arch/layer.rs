@@ -1,5 +1,8 @@
 //! The layers that tables are made of: what each is called, what shape it gives, and what it costs.
 
+use crate::bounds;
+use crate::error::{Error, Result};
+
 pub use crate::kernels::Activation;
 
 /// How many zeros surround a map before a convolution.
@@ -155,6 +158,20 @@ impl Conv {
         weight + per_channel * self.outputs
     }
 
+    /// Refuses numbers that no convolution has.
+    fn check(&self) -> Result<()> {
+        check_window(self.kernel, self.stride, self.padding)?;
+        let (inputs, outputs, groups) = (self.inputs, self.outputs, self.groups);
+        bounds::within("inputs", inputs, 1..=bounds::UNITS)?;
+        bounds::within("outputs", outputs, 1..=bounds::UNITS)?;
+        let divides = |channels: usize| channels.checked_rem(groups) == Some(0);
+        if divides(inputs) && divides(outputs) {
+            return Ok(());
+        }
+        let allowed = format!("a number that divides {inputs} and {outputs} channels");
+        Err(Error::option("groups", groups, allowed))
+    }
+
     fn output(&self, [c, h, w]: [usize; 3]) -> Option<[usize; 3]> {
         let side = |side| self.padding.output(side, self.kernel, self.stride);
         (c == self.inputs).then_some([self.outputs, side(h)?, side(w)?])
@@ -216,6 +233,24 @@ pub enum Layer {
 }
 
 impl Layer {
+    /// Refuses windows and channels that no layer has.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Self::MaxPool {
+                kernel,
+                stride,
+                padding,
+                ..
+            } => check_window(*kernel, *stride, Padding::Zeros(*padding))?,
+            Self::AveragePool { kernel, stride, .. } => {
+                check_window(*kernel, *stride, Padding::Same)?;
+            }
+            Self::Residual(residual) => residual.body.iter().try_for_each(Self::check)?,
+            Self::Conv(_) | Self::SqueezeExcite(_) => {}
+        }
+        self.convs().into_iter().try_for_each(Conv::check)
+    }
+
     /// The shape (C, H, W) it makes of a shape; none where it cannot take it.
     pub fn output(&self, input: [usize; 3]) -> Option<[usize; 3]> {
         match self {
@@ -280,6 +315,15 @@ impl Layer {
                 Some(shortcut + multiplications(&residual.body, input)?)
             }
         }
+    }
+}
+
+fn check_window(kernel: usize, stride: usize, padding: Padding) -> Result<()> {
+    bounds::within("kernel", kernel, 1..=bounds::WINDOW)?;
+    bounds::within("stride", stride, 1..=bounds::WINDOW)?;
+    match padding {
+        Padding::Zeros(zeros) => bounds::within("padding", zeros, 0..=bounds::WINDOW),
+        Padding::Same => Ok(()),
     }
 }
 

@@ -196,13 +196,22 @@ impl Arch {
             .unwrap_or(bounds::SIDE)
     }
 
-    /// Checks that it has blocks with layers, that none is too large, that each layer takes what the one before gives, and that names of blocks
-    /// and convolutions are distinct.
+    /// Checks that it has blocks with convolutions, that no number is out of range, that each layer takes what the one
+    /// before gives, and that names of blocks and convolutions are distinct.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |found: String, allowed: &str| Err(Error::option("arch", found, allowed));
         let name = &self.name;
         if self.blocks.is_empty() {
             return wrong(format!("`{name}` without blocks"), "one block or more");
+        }
+        if self.convs().next().is_none() {
+            return wrong(
+                format!("`{name}` without convolutions"),
+                "one convolution or more",
+            );
+        }
+        for layer in self.layers() {
+            layer.check()?;
         }
         for (_, conv) in self.convs() {
             let kernel = [conv.outputs, conv.inputs, conv.kernel, conv.kernel];
