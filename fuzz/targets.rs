@@ -119,7 +119,7 @@ pub fn model(data: &[u8]) {
         if !small(height, width) {
             return;
         }
-        if let Ok(prediction) = model.predict(&DynamicImage::new_rgb8(40, 30)) {
+        if let Ok(prediction) = model.predict(DynamicImage::new_rgb8(40, 30)) {
             for class in model.class_names() {
                 let probability = prediction.probability(class).expect("its own class");
                 assert!((0.0..=1.0).contains(&probability), "{class}: {probability}");
@@ -146,7 +146,7 @@ pub fn weights(data: &[u8]) {
         let head = Head::sigmoid().pooling(Pooling::GlobalAverage);
         let model = Classifier::new(base, head, &["a", "b"]).expect("a head on a base");
         // Weights that are finite may still multiply to what is not, which is an error then.
-        let _ = model.predict(&DynamicImage::new_rgb8(40, 30));
+        let _ = model.predict(DynamicImage::new_rgb8(40, 30));
     });
 }
 
@@ -194,7 +194,7 @@ pub fn checkpoint(data: &[u8]) {
         if let Ok(history) = resumed.fit(&mut model, &pictures(), &pictures()) {
             // One, where the file says that the run was stopped.
             assert!((1..=2).contains(&history.epochs.len()));
-            assert!(model.predict(&DynamicImage::new_rgb8(40, 30)).is_ok());
+            assert!(model.predict(DynamicImage::new_rgb8(40, 30)).is_ok());
         }
     }
 }
