@@ -210,13 +210,11 @@ impl Arch {
                 "one convolution or more",
             );
         }
-        for layer in self.layers() {
-            layer.check()?;
-        }
         for (_, conv) in self.convs() {
             let kernel = [conv.outputs, conv.inputs, conv.kernel, conv.kernel];
             bounds::product("arch", &kernel, bounds::DENSE, "weights in a convolution")?;
         }
+        self.layers().try_for_each(Layer::check)?;
         let mut shape = [3, bounds::SIDE, bounds::SIDE];
         for block in &self.blocks {
             for layer in &block.layers {
