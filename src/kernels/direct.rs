@@ -109,16 +109,16 @@ pub(super) fn convolve<S: Simd>(
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
+    let padded = Padded::new(shape, layout, window);
+    assert_eq!(x.len(), padded.unpadded_len());
     let mut made;
     let maps = if window == Window::POINTWISE {
         x
     } else {
-        let padded = Padded::new(shape, layout, window);
         made = Scratch::new(padded.len());
         padded.fill(x, &mut made);
         &made
     };
-    assert_eq!(x.len(), Padded::new(shape, layout, window).unpadded_len());
     let convolution = Convolution::new(
         simd,
         maps,

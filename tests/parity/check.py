@@ -115,27 +115,6 @@ def parameter_names(layers):
                 yield from parameter_names([layer["shortcut"]])
 
 
-class RmsPropMomentum(torch.optim.RMSprop):
-    """torch.optim.RMSprop with the learning rate within the momentum, where TensorFlow and Keras have it: the same as
-    long as the rate is. PyTorch has it outside."""
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                v, mean, buffer = (state.get(k, torch.zeros_like(p)) for k in ("v", "mean", "buffer"))
-                v = state["v"] = group["alpha"] * v + (1 - group["alpha"]) * p.grad**2
-                if group["centered"]:
-                    mean = state["mean"] = group["alpha"] * mean + (1 - group["alpha"]) * p.grad
-                    v = v - mean**2
-                update = group["lr"] * p.grad / (v.sqrt() + group["eps"])
-                buffer = state["buffer"] = group["momentum"] * buffer + update
-                p -= buffer
-
-
 class KerasRmsProp(torch.optim.Optimizer):
     """keras.optimizers.RMSprop: rho 0.9, epsilon 1e-7 within the root."""
 
@@ -162,8 +141,8 @@ def optimizer_of(config, groups):
     if kind == "adam":
         return torch.optim.Adam(groups, lr=rate, eps=1e-4)
     if kind == "rmsprop":
-        kind = RmsPropMomentum if config["momentum"] else torch.optim.RMSprop
-        return kind(groups, lr=rate, eps=1e-4, momentum=config["momentum"], centered=config["centered"])
+        own = dict(momentum=config["momentum"], centered=config["centered"])
+        return torch.optim.RMSprop(groups, lr=rate, eps=1e-4, **own)
     return KerasRmsProp(groups, lr=rate)
 
 

@@ -10,14 +10,14 @@ use super::rule::{Step, UpdateRule, check_options};
 use crate::error::Result;
 use crate::train::range::{below_one, not_negative};
 
-/// Where epsilon stands, and with it the order of momentum and learning rate.
+/// Where epsilon stands, and with it whether the learning rate is inside of the momentum: it tells once the rate changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EpsilonPlacement {
-    /// g / √(v + ε): Keras 2.11 and later.
+    /// g / √(v + ε), the rate inside: Keras 2.11 and later.
     #[default]
     InsideRoot,
-    /// g / (√v + ε): PyTorch, and Keras up to 2.10.
+    /// g / (√v + ε), the rate outside: PyTorch. Keras up to 2.10 is the same but for a rate that changes under momentum.
     OutsideRoot,
 }
 
@@ -31,6 +31,7 @@ pub enum EpsilonPlacement {
 /// a ← rho · a + (1 − rho) · g                                    (only if centered; else 0)
 /// d = √(v − a² + epsilon)    or    √(v − a²) + epsilon           (see EpsilonPlacement)
 /// w ← w − lr · g / d         or, with momentum, m ← momentum · m + lr · g / d;  w ← w − m
+///                            (epsilon outside:  m ← momentum · m + g / d;       w ← w − lr · m)
 /// ```
 ///
 /// Rounding can bring v − a² below 0, where it has no root: it then counts as 0.
@@ -128,6 +129,17 @@ impl RmsProp {
 }
 
 impl RmsPropRule {
+    /// The factors before and behind the momentum, one of which is the learning rate. Without momentum they are one.
+    fn rates(&self, learning_rate: f64) -> [f64; 2] {
+        let is_late =
+            self.momentum > 0.0 && self.epsilon_placement == EpsilonPlacement::OutsideRoot;
+        if is_late {
+            [1.0, learning_rate]
+        } else {
+            [learning_rate, 1.0]
+        }
+    }
+
     /// What weight decay leaves of a weight, if there is any.
     fn kept(&self, learning_rate: f64) -> Option<f64> {
         (self.weight_decay > 0.0).then_some(1.0 - self.weight_decay * learning_rate)
@@ -136,7 +148,10 @@ impl RmsPropRule {
 
 /// The options as f32.
 struct Factors {
+    /// Of a gradient, before the momentum takes it in.
     learning_rate: f32,
+    /// Of the momentum.
+    late_rate: f32,
     rho: f32,
     one_minus_rho: f32,
     momentum: f32,
@@ -176,7 +191,7 @@ impl Factors {
         }
         for (d, m) in increment.iter_mut().zip(momentum) {
             *m = self.momentum * *m + *d;
-            *d = *m;
+            *d = self.late_rate * *m;
         }
         if let Some(kept) = self.kept {
             for w in chunk.weight.iter_mut() {
@@ -241,10 +256,11 @@ impl UpdateRule for RmsPropRule {
             EpsilonPlacement::InsideRoot => (variance + self.epsilon)?.sqrt()?,
             EpsilonPlacement::OutsideRoot => (variance.sqrt()? + self.epsilon)?,
         };
-        let mut increment = ((gradient * step.learning_rate)? / denominator)?;
+        let [learning_rate, late_rate] = self.rates(step.learning_rate);
+        let mut increment = ((gradient * learning_rate)? / denominator)?;
         if let Some(momentum) = momentum {
             *momentum = ((&*momentum * self.momentum)? + increment)?;
-            increment = momentum.clone();
+            increment = (&*momentum * late_rate)?;
         }
         match self.kept(step.learning_rate) {
             Some(kept) => (weight * kept)? - increment,
@@ -253,8 +269,10 @@ impl UpdateRule for RmsPropRule {
     }
 
     fn fused(&self, step: Step) -> Option<Fused> {
+        let [learning_rate, late_rate] = self.rates(step.learning_rate);
         let factors = Factors {
-            learning_rate: step.learning_rate as f32,
+            learning_rate: learning_rate as f32,
+            late_rate: late_rate as f32,
             rho: self.rho as f32,
             one_minus_rho: (1.0 - self.rho) as f32,
             momentum: self.momentum as f32,
