@@ -269,13 +269,70 @@ pub fn picture(data: &[u8]) {
 fn picture_seeds() -> Vec<Vec<u8>> {
     let image = RgbImage::from_fn(13, 9, |x, y| Rgb([(x * 19) as u8, (y * 28) as u8, 90]));
     let formats = ["png", "jpg", "bmp", "gif", "tif", "webp"];
-    let encode = |extension: &&str| {
-        let format = image::ImageFormat::from_extension(extension).expect("a format");
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        image.write_to(&mut bytes, format).expect("an encoder");
-        bytes.into_inner()
-    };
-    formats.iter().map(encode).collect()
+    let encoded = formats.iter().map(|extension| encode(&image, extension));
+    encoded.collect()
+}
+
+/// A picture's file of this extension.
+pub fn encode(image: &RgbImage, extension: &str) -> Vec<u8> {
+    match extension {
+        "gif" => gif(image),
+        "tif" => tiff(image),
+        _ => {
+            let format = image::ImageFormat::from_extension(extension).expect("a format");
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            image.write_to(&mut bytes, format).expect("an encoder");
+            bytes.into_inner()
+        }
+    }
+}
+
+fn gif(image: &RgbImage) -> Vec<u8> {
+    let [width, height] = [image.width(), image.height()].map(|side| side as u16);
+    let mut bytes = Vec::new();
+    // Six levels of each colour.
+    let palette: Vec<u8> = (0..216u8)
+        .flat_map(|color| [color / 36, color / 6 % 6, color % 6].map(|level| level * 51))
+        .collect();
+    let nearest = |Rgb([r, g, b]): &Rgb<u8>| r / 51 * 36 + g / 51 * 6 + b / 51;
+    let pixels: Vec<u8> = image.pixels().map(nearest).collect();
+    let mut encoder = gif::Encoder::new(&mut bytes, width, height, &palette).expect("a header");
+    let frame = gif::Frame::from_indexed_pixels(width, height, pixels, None);
+    encoder.write_frame(&frame).expect("a frame");
+    drop(encoder);
+    bytes
+}
+
+/// An uncompressed one of one strip: the header, the pixels, their three depths, and the directory.
+fn tiff(image: &RgbImage) -> Vec<u8> {
+    const HEADER: u32 = 8;
+    let pixels = image.as_raw();
+    // What follows begins at an even place.
+    let depths = (HEADER + pixels.len() as u32).next_multiple_of(2);
+    let mut bytes = b"II*\0".to_vec();
+    bytes.extend((depths + 6).to_le_bytes());
+    bytes.extend(pixels);
+    bytes.resize(depths as usize, 0);
+    bytes.extend([8u16; 3].map(u16::to_le_bytes).concat());
+    // Tag, type (3: two bytes, 4: four bytes), count, and the value or where it is.
+    let entries: [(u16, u16, u32, u32); 9] = [
+        (256, 4, 1, image.width()),
+        (257, 4, 1, image.height()),
+        (258, 3, 3, depths),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, HEADER),
+        (277, 3, 1, 3),
+        (278, 4, 1, image.height()),
+        (279, 4, 1, pixels.len() as u32),
+    ];
+    bytes.extend((entries.len() as u16).to_le_bytes());
+    for (tag, kind, count, value) in entries {
+        bytes.extend([tag, kind].map(u16::to_le_bytes).concat());
+        bytes.extend([count, value].map(u32::to_le_bytes).concat());
+    }
+    bytes.extend(0u32.to_le_bytes());
+    bytes
 }
 
 /// A tar archive: what opens gives batches, or problems with names.

@@ -1,17 +1,18 @@
 //! A thousand damaged pictures among good ones: exactly the good ones are trained on, exactly the bad ones are listed.
 
 use std::collections::BTreeSet;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use headstart::data::{Loader, Policy};
 use headstart::model::{Pooling, Vgg};
 use headstart::{Classifier, ConvBase, Dataset, Error, Head, Sgd, Trainer, Weights};
-use image::{ImageFormat, Rgb, RgbImage};
+use image::{Rgb, RgbImage};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
+
+use crate::targets::encode;
 
 const GOOD: usize = 1200;
 const BAD: usize = 1000;
@@ -25,10 +26,7 @@ fn whole(extension: &str, rng: &mut impl Rng) -> Vec<u8> {
     let picture = RgbImage::from_fn(width, height, |x, y| {
         Rgb([0, 1, 2].map(|c| tint[c].wrapping_add((x * 7 + y * 5) as u8 >> c)))
     });
-    let mut bytes = Cursor::new(Vec::new());
-    let format = ImageFormat::from_extension(extension).unwrap();
-    picture.write_to(&mut bytes, format).unwrap();
-    bytes.into_inner()
+    encode(&picture, extension)
 }
 
 /// Where the chunk of this kind begins in a PNG.
