@@ -63,6 +63,8 @@ impl<'a> Shared<'a> {
 
 /// Runs a whole network's loops from one of the pool's threads. From outside, each loop would wake the pool and wait to
 /// be woken, which takes as long as a small layer.
+///
+/// While it waits for others, a thread of the pool may run another network: `work` holds no lock that one needs.
 pub(super) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }

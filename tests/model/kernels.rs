@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use candle_core::{Device, Tensor, safetensors};
-use headstart::model::Vgg;
+use headstart::model::{Arch, Vgg};
 use headstart::{Block, ConvBase, Weights};
 
 const SWITCH: &str = "HEADSTART_KERNELS";
@@ -157,6 +157,34 @@ fn kernels_that_do_not_exist_are_an_error_that_names_the_variable() {
             + &String::from_utf8_lossy(&output.stdout);
         for part in [SWITCH, setting, "portable", "candle"] {
             assert!(said.contains(part), "{said}");
+        }
+    }
+}
+
+/// Threads that meet at the first use of a base: its weights are packed by all threads together, and whoever waits for
+/// that may take up another's forward pass meanwhile.
+#[test]
+fn threads_that_share_a_new_base_neither_wait_for_ever_nor_differ() {
+    let images = Tensor::randn(0f32, 1., (2, 3, 64, 64), &Device::Cpu).unwrap();
+    for name in ["vgg19-0.25", "mobilenetv3_small_100"] {
+        let arch: Arch = name.parse().unwrap();
+        let mut first: Option<Vec<f32>> = None;
+        for _ in 0..5 {
+            let weights = Weights::Random { seed: 3 };
+            let base = ConvBase::new(arch.clone(), weights, &Device::Cpu)
+                .unwrap()
+                .frozen();
+            let features = || {
+                let features = base.forward(&images).unwrap();
+                features.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            let all: Vec<Vec<f32>> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(features)).collect();
+                let threads = threads.into_iter();
+                threads.map(|thread| thread.join().unwrap()).collect()
+            });
+            let expected = first.get_or_insert_with(|| all[0].clone());
+            assert!(all.iter().all(|features| features == expected), "{name}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! as it is made, in the epilogue of the last convolution that adds to it, if a convolution is last.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{CpuStorage, Result, Tensor};
 
@@ -41,7 +41,7 @@ pub(super) struct Run {
     /// The values whose gradient is needed.
     wanted: Vec<bool>,
     /// From the forward pass on.
-    kept: Mutex<Option<Kept>>,
+    kept: Mutex<Option<Arc<Kept>>>,
     /// From the backward pass until the links of the chain hand them out.
     gradients: Mutex<HashMap<Place, Gradients>>,
 }
@@ -115,41 +115,45 @@ impl Run {
         &self,
         input: FeatureMaps<'_>,
     ) -> Result<(CpuStorage, candle_core::Shape)> {
-        in_pool(|| self.forward_here(input))
+        with_numbers(self.isa, &self.nodes, |nodes| {
+            in_pool(|| self.forward_here(nodes, input))
+        })
     }
 
-    fn forward_here(&self, input: FeatureMaps<'_>) -> Result<(CpuStorage, candle_core::Shape)> {
-        with_numbers(self.isa, &self.nodes, |nodes| {
-            let packed = PackedWeights::default();
-            let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
-            let read_back = self.read_back();
-            let mut values: HashMap<Value, Scratch> = HashMap::new();
-            let mut gates = HashMap::new();
-            for (index, node) in nodes.iter().enumerate() {
-                let mut made = Scratch::new(network.shapes[index + 1].blocked_len());
-                let at = |value| {
-                    values
-                        .get(&value)
-                        .map_or(input, |maps| FeatureMaps::Blocked(maps))
-                };
-                let of_node = network.node(index, at, self.shape.batch, &mut made);
-                if let Some(of_node) = of_node.filter(|_| self.wanted[index + 1]) {
-                    gates.insert(index, of_node);
-                }
-                debug_assert!(node.reads().all(|value| value <= index));
-                values.insert(index + 1, made);
-                values.retain(|value, _| {
-                    let is_ahead = *value > index || network.last_reads[*value] > index;
-                    is_ahead || read_back.contains(value)
-                });
+    fn forward_here(
+        &self,
+        nodes: &[Node<&[f32]>],
+        input: FeatureMaps<'_>,
+    ) -> Result<(CpuStorage, candle_core::Shape)> {
+        let packed = PackedWeights::default();
+        let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
+        let read_back = self.read_back();
+        let mut values: HashMap<Value, Scratch> = HashMap::new();
+        let mut gates = HashMap::new();
+        for (index, node) in nodes.iter().enumerate() {
+            let mut made = Scratch::new(network.shapes[index + 1].blocked_len());
+            let at = |value| {
+                values
+                    .get(&value)
+                    .map_or(input, |maps| FeatureMaps::Blocked(maps))
+            };
+            let of_node = network.node(index, at, self.shape.batch, &mut made);
+            if let Some(of_node) = of_node.filter(|_| self.wanted[index + 1]) {
+                gates.insert(index, of_node);
             }
-            let (result, shape) = (&values[&nodes.len()], network.shapes[nodes.len()]);
-            let mut planar = vec![0.0; shape.planar_len()];
-            shape.to_planar(result, &mut planar);
-            values.retain(|value, _| read_back.contains(value));
-            *lock(&self.kept) = Some(Kept { values, gates });
-            Ok((CpuStorage::F32(planar), shape.dims().as_slice().into()))
-        })
+            debug_assert!(node.reads().all(|value| value <= index));
+            values.insert(index + 1, made);
+            values.retain(|value, _| {
+                let is_ahead = *value > index || network.last_reads[*value] > index;
+                is_ahead || read_back.contains(value)
+            });
+        }
+        let (result, shape) = (&values[&nodes.len()], network.shapes[nodes.len()]);
+        let mut planar = vec![0.0; shape.planar_len()];
+        shape.to_planar(result, &mut planar);
+        values.retain(|value, _| read_back.contains(value));
+        *lock(&self.kept) = Some(Arc::new(Kept { values, gates }));
+        Ok((CpuStorage::F32(planar), shape.dims().as_slice().into()))
     }
 
     /// The values that the way back reads.
@@ -177,44 +181,46 @@ impl Run {
         gradient: &[f32],
     ) -> Result<Option<Vec<f32>>> {
         let gradients = self.unwritten_gradients()?;
-        in_pool(|| self.backward_here(input, gradient, gradients))
+        // Not held by a lock: while it waits, a thread of the pool may run another pass.
+        let Some(kept) = lock(&self.kept).clone() else {
+            candle_core::bail!("the backward pass comes after the forward pass")
+        };
+        with_numbers(self.isa, &self.nodes, |nodes| {
+            in_pool(|| self.backward_here(nodes, &kept, input, gradient, gradients))
+        })
     }
 
     fn backward_here(
         &self,
+        nodes: &[Node<&[f32]>],
+        kept: &Kept,
         input: FeatureMaps<'_>,
         gradient: &[f32],
         gradients: HashMap<Place, Gradients>,
     ) -> Result<Option<Vec<f32>>> {
-        let kept = lock(&self.kept);
-        let Some(kept) = &*kept else {
-            candle_core::bail!("the backward pass comes after the forward pass")
+        let packed = PackedWeights::default();
+        let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
+        let last = nodes.len();
+        let mut way = WayBack {
+            run: self,
+            slots: way_back_slots(self),
+            network,
+            kept,
+            input,
+            unwritten: gradients,
+            gradients: HashMap::new(),
         };
-        with_numbers(self.isa, &self.nodes, |nodes| {
-            let packed = PackedWeights::default();
-            let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
-            let last = nodes.len();
-            let mut way = WayBack {
-                run: self,
-                slots: way_back_slots(self),
-                network,
-                kept,
-                input,
-                unwritten: gradients,
-                gradients: HashMap::new(),
-            };
-            way.slots[last].gradient = Some(way.network.shapes[last].blocked(gradient));
-            for index in (0..last).rev() {
-                way.node(index)?;
-            }
-            let dx = way.take(0);
-            *lock(&self.gradients) = way.gradients;
-            Ok(dx.filter(|_| self.wanted[0]).map(|dx| {
-                let mut planar = vec![0.0; self.shape.planar_len()];
-                self.shape.to_planar(&dx, &mut planar);
-                planar
-            }))
-        })
+        way.slots[last].gradient = Some(way.network.shapes[last].blocked(gradient));
+        for index in (0..last).rev() {
+            way.node(index)?;
+        }
+        let dx = way.take(0);
+        *lock(&self.gradients) = way.gradients;
+        Ok(dx.filter(|_| self.wanted[0]).map(|dx| {
+            let mut planar = vec![0.0; self.shape.planar_len()];
+            self.shape.to_planar(&dx, &mut planar);
+            planar
+        }))
     }
 }
 
