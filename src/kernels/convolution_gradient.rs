@@ -5,7 +5,7 @@ use super::depthwise;
 use super::epilogue::{Epilogue, Gate};
 use super::isa::{Isa, Token, with_simd};
 use super::method::Method;
-use super::network::Conv;
+use super::node::Conv;
 use super::parallel::{Shared, for_each};
 use super::scratch::Scratch;
 use super::shape::{FeatureMaps, Shape};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::network::{Conv, Node, Operation};
+use super::node::{Conv, Node, Operation};
 use super::window::Window;
 
 /// Nodes that run as one, and leave what the last of them makes.

@@ -4,7 +4,7 @@
 //! activations and the pool become nodes of their own.
 
 use super::activation::Activation;
-use super::network::{Conv, Node, Operation, Value};
+use super::node::{Conv, Node, Operation, Value};
 use super::window::Window;
 
 /// The steps of nodes, the last of which makes the same result.

@@ -6,7 +6,7 @@ use candle_core::{Result, Storage, Tensor};
 
 use super::super::elementwise::scale_rows;
 use super::super::isa::Isa;
-use super::super::network::Node;
+use super::super::node::Node;
 use super::super::scratch::Scratch;
 use super::values::{Values, values};
 

@@ -21,7 +21,7 @@ use candle_core::{
 };
 
 use super::super::isa::Isa;
-use super::super::network::Node;
+use super::super::node::Node;
 use super::super::shape::{FeatureMaps, Shape};
 use super::backward::divert;
 use super::nodes::Operand;

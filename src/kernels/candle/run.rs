@@ -14,7 +14,8 @@ use super::super::convolution_gradient::{Joined, input_gradient, parameter_gradi
 use super::super::elementwise::{activation_gradient, add, scale_rows_gradients};
 use super::super::epilogue::Gate;
 use super::super::isa::Isa;
-use super::super::network::{Blocked, Conv, Network, Node, Operation, PackedWeights, Value};
+use super::super::network::{Blocked, Network, PackedWeights};
+use super::super::node::{Conv, Node, Operation, Value};
 use super::super::parallel::in_pool;
 use super::super::pool::{Pooling, max_pool_gradient, pool_gradient};
 use super::super::scratch::Scratch;

@@ -8,7 +8,7 @@ use super::super::candle::{Input, Operand, backward, run_with_graph};
 use super::super::epilogue::{Epilogue, Gate};
 use super::super::isa::Isa;
 use super::super::method::Method;
-use super::super::network::Operation;
+use super::super::node::Operation;
 use super::super::reference;
 use super::super::shape::Shape;
 use super::super::weights::Weights;

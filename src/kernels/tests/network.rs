@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::super::candle::{Input, Operand, backward, run_with_graph};
 use super::super::isa::Isa;
-use super::super::network::{Conv, Node, Operation, Value};
+use super::super::node::{Conv, Node, Operation, Value};
 use super::super::shape::Shape;
 use super::super::window::Window;
 use super::reference::*;
