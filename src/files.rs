@@ -97,7 +97,8 @@ fn require_own(metadata: &fs::Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// What a file is, by its first bytes, that was taken for a safetensors file.
+/// What a file is, by its first bytes, that was taken for a safetensors file. Only for a start that no such file has:
+/// it begins with its header's length, and so with any two bytes.
 pub(crate) fn kind(start: &[u8]) -> Option<&'static str> {
     let kinds: [(&[u8], &str); 8] = [
         (

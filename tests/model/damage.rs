@@ -150,6 +150,26 @@ fn something_else_is_said_to_be_what_it_is() {
     }
 }
 
+/// The length of a header comes first, and may spell what another kind of file begins with.
+#[test]
+fn a_header_of_any_length_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (saved, path) = (folder.path().join("saved"), folder.path().join("padded"));
+    model().save(&saved).unwrap();
+    let file = unsealed(&saved, |_| ());
+    let (length, rest) = file.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    let (header, tensors) = rest.split_at(length);
+    // A pickle, a page of HTML and a gzip archive; a zip archive's would be 67 MB.
+    for magic in [0x1_0280, 0x1_213c, 0x1_8b1f_usize] {
+        let blanks = vec![b' '; magic - length];
+        let length = (magic as u64).to_le_bytes();
+        std::fs::write(&path, [&length[..], header, &blanks, tensors].concat()).unwrap();
+        load(&path).unwrap();
+        weights(&path).unwrap();
+    }
+}
+
 /// Weights under torchvision's names of shapes that are another network's.
 fn named(path: &Path, tensors: &[(&str, &[usize])]) {
     let tensors = tensors.iter().map(|(name, shape)| {

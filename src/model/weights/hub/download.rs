@@ -155,15 +155,13 @@ impl<'a> Download<'a> {
         let mut bytes = vec![0; 8];
         self.read(stream, &mut bytes)?;
         let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
-        if let Some(kind) = files::kind(&bytes) {
-            return Err(self
-                .source
-                .error(format!("not a safetensors file but {kind}")));
-        }
         if length > bounds::HEADER {
-            return Err(self.source.error(format!(
-                "not a safetensors file: it claims a header of {length} bytes"
-            )));
+            let found = match files::kind(&bytes) {
+                Some(kind) => format!(" but {kind}"),
+                None => format!(": it claims a header of {length} bytes"),
+            };
+            let reason = format!("not a safetensors file{found}");
+            return Err(self.source.error(reason));
         }
         bytes.resize(8 + length as usize, 0);
         let held = match stream.end {
