@@ -13,9 +13,13 @@ mod kernels;
 mod lemma;
 mod lite0;
 mod norms_and_branches;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod readme;
 mod sizes;
 mod streams;
+mod torch;
+mod torch_files;
 mod torchvision;
 mod vgg;
 mod weights_file;
