@@ -13,14 +13,16 @@ const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/santa/pictu
 /// Some of the bundled pictures.
 pub fn bundled(model: &Classifier, count: usize) -> Vec<RgbImage> {
     let dataset = Dataset::open(BUNDLED).unwrap();
-    let (height, width) = model.size();
-    let read = |item: &Item| {
-        let picture = decode_file(&item.path).unwrap();
-        resize(&picture, height as u32, width as u32, model.resize_filter())
-    };
     let step = dataset.len() / count;
     let items = dataset.items().iter().step_by(step);
-    items.take(count).map(read).collect()
+    items.take(count).map(|item| read(model, item)).collect()
+}
+
+/// A picture of a dataset.
+pub fn read(model: &Classifier, item: &Item) -> RgbImage {
+    let picture = decode_file(&item.path).unwrap();
+    let (height, width) = model.size();
+    resize(&picture, height as u32, width as u32, model.resize_filter())
 }
 
 /// Bytes of each picture's planes: (N, 3, H, W).

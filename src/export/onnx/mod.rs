@@ -172,3 +172,55 @@ impl Classifier {
         Onnx::new().write(self, path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use prost::Message;
+
+    use super::*;
+    use crate::model::{ConvBase, Head, Vgg, Weights};
+
+    /// Beyond 2 GB that no test has: the bound is lower here.
+    #[test]
+    fn weights_too_large_for_a_message_lie_beside_it() {
+        let vgg = Vgg::Vgg11.width(1.0 / 64.0).unwrap();
+        let base = ConvBase::new(vgg, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
+        let model = Classifier::new(base, Head::sigmoid(), &["cat", "dog"]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, split) = (
+            folder.path().join("whole"),
+            folder.path().join("split.onnx"),
+        );
+        let read = |path| proto::Model::decode(&*std::fs::read(path).unwrap()).unwrap();
+        Onnx::new().write(&model, &whole).unwrap();
+        Onnx {
+            within: 1000,
+            ..Onnx::new()
+        }
+        .write(&model, &split)
+        .unwrap();
+        let data = std::fs::read(folder.path().join("split.onnx.data")).unwrap();
+        let (whole, split) = (read(&whole).graph.unwrap(), read(&split).graph.unwrap());
+        assert_eq!(whole.node, split.node);
+        for (inside, beside) in whole.initializer.iter().zip(&split.initializer) {
+            assert_eq!((&inside.name, &inside.dims), (&beside.name, &beside.dims));
+            let entry = |key: &str| {
+                let entry = beside
+                    .external_data
+                    .iter()
+                    .find(|entry| entry.key == key)
+                    .unwrap();
+                entry.value.as_str()
+            };
+            assert_eq!(
+                (beside.data_location, &beside.raw_data),
+                (proto::EXTERNAL, &None)
+            );
+            assert_eq!(entry("location"), "split.onnx.data");
+            let number = |key| entry(key).parse::<usize>().unwrap();
+            let range = number("offset")..number("offset") + number("length");
+            assert_eq!(inside.raw_data.as_deref(), data.get(range));
+        }
+    }
+}
