@@ -80,7 +80,7 @@ impl Head {
         Self::new(Output::Sigmoid)
     }
 
-    /// One unit per class, with a softmax over them: 2 to 10,000.
+    /// One unit per class, with a softmax over them: 2 to 50,000.
     pub fn softmax(classes: usize) -> Self {
         Self::new(Output::Softmax(classes))
     }
@@ -138,7 +138,7 @@ impl Head {
     /// Checks every option.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for fewer than two classes or more than 10,000, a hidden layer without units or with
+    /// [`Error::InvalidOption`] for fewer than two classes or more than 50,000, a hidden layer without units or with
     /// more than 65,536, more than 64 layers, or a dropout probability outside [0, 1).
     pub fn check(&self) -> Result<()> {
         if let Output::Softmax(classes) = self.output {
