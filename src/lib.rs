@@ -68,6 +68,7 @@ pub mod model;
 pub mod prelude;
 pub mod progress;
 mod random;
+pub mod study;
 mod tensor_file;
 pub mod train;
 mod words;

@@ -12,6 +12,7 @@ pub use crate::model::{
     Vgg, Weights, bases,
 };
 pub use crate::progress::{Verbosity, set_verbosity};
+pub use crate::study::{LinearHead, Study};
 pub use crate::train::callback::{
     Callback, CsvLogger, EarlyStopping, EpochEnd, JsonLinesLogger, Monitor, ReduceLrOnPlateau,
     StepEnd, Stop,

@@ -1,18 +1,18 @@
 //! A base, a head, and everything needed to use them on a picture later, in one file.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
-use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor, Var};
-use image::{DynamicImage, RgbImage};
+use image::RgbImage;
 use rayon::prelude::*;
 
 use super::backbone::{Backbone, Mode};
 use super::base::ConvBase;
+use super::familiarity::Familiarity;
 use super::head::{Dropout, Head, HeadLayers};
 use super::names;
+use super::picture::Picture;
+use super::prediction::Prediction;
 use super::summary::Summary;
 use crate::data::{self, Decoder, Preprocess, Resize};
 use crate::error::{Error, Result};
@@ -44,6 +44,7 @@ pub struct Classifier<B = ConvBase> {
     pub(super) input_size: (usize, usize),
     pub(super) resize: Resize,
     pub(super) preprocess: Preprocess,
+    pub(super) familiarity: Option<Familiarity>,
 }
 
 impl<B: Backbone> Classifier<B> {
@@ -73,6 +74,7 @@ impl<B: Backbone> Classifier<B> {
             input_size: (height, width),
             resize,
             preprocess,
+            familiarity: None,
         })
     }
 
@@ -107,6 +109,7 @@ impl<B: Backbone> Classifier<B> {
             }
         };
         self.input_size = (height, width);
+        self.familiarity = None;
         Ok(self)
     }
 
@@ -120,6 +123,7 @@ impl<B: Backbone> Classifier<B> {
         let features = self.base.output_shape(height, width)?;
         self.head = self.head.config().build(features, &self.base.device())?;
         self.input_size = (height, width);
+        self.familiarity = None;
         Ok(self)
     }
 
@@ -135,6 +139,7 @@ impl<B: Backbone> Classifier<B> {
     /// Sets the resize filter; the default is the base's.
     pub fn resize(mut self, resize: Resize) -> Self {
         self.resize = resize;
+        self.familiarity = None;
         self
     }
 
@@ -171,6 +176,24 @@ impl<B: Backbone> Classifier<B> {
     /// The head.
     pub fn head(&self) -> &HeadLayers {
         &self.head
+    }
+
+    /// Puts another head of the same classes on the base; what was familiar was so by the one before.
+    pub(crate) fn set_head(&mut self, head: HeadLayers) {
+        self.head = head;
+        self.familiarity = None;
+    }
+
+    /// What pictures are familiar: none once base or head are trained.
+    pub(crate) fn set_familiarity(&mut self, familiarity: Option<Familiarity>) {
+        self.familiarity = familiarity;
+    }
+
+    /// The vectors (N, D) that the head reads of preprocessed images (N, 3, H, W): all features or their means, as the
+    /// head's pooling says.
+    pub(crate) fn vectors(&self, images: &Tensor) -> Result<Tensor> {
+        let features = self.features_from(0, images, Mode::Infer)?;
+        self.head.vectors(&features)
     }
 
     /// The same classifier with its one sigmoid unit written as two softmax units: equal probabilities.
@@ -294,23 +317,57 @@ impl<B: Backbone> Classifier<B> {
         &self,
         pictures: impl IntoIterator<Item = P>,
     ) -> Result<Vec<Prediction>> {
+        self.in_batches(pictures, |images| self.predict_tensor(images))
+    }
+
+    /// The vector that the head reads of a picture: its features, or their means, as the head's pooling says. Alike
+    /// pictures have vectors of alike directions: see [`Gallery`](crate::study::Gallery).
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn embed<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Vec<f32>> {
+        let mut vectors = self.embed_batch([picture])?;
+        Ok(vectors.remove(0))
+    }
+
+    /// The vectors of pictures, in order, with the memory of 32 pictures at a time: see [`embed`](Self::embed).
+    ///
+    /// # Errors
+    /// As [`predict_batch`](Self::predict_batch).
+    pub fn embed_batch<'a, P: Into<Picture<'a>>>(
+        &self,
+        pictures: impl IntoIterator<Item = P>,
+    ) -> Result<Vec<Vec<f32>>> {
+        self.in_batches(pictures, |images| {
+            let vectors = self.vectors(images)?.to_dtype(DType::F32)?;
+            match finite::first_not_in(&vectors)? {
+                Some(value) => Err(self.not_finite("the features".to_owned(), value)),
+                None => Ok(vectors.to_vec2()?),
+            }
+        })
+    }
+
+    /// Decodes pictures, 32 at a time, and collects what `work` makes of each (N, 3, H, W).
+    fn in_batches<'a, P: Into<Picture<'a>>, T>(
+        &self,
+        pictures: impl IntoIterator<Item = P>,
+        work: impl Fn(&Tensor) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
         let (height, width) = (self.input_size.0 as u32, self.input_size.1 as u32);
         let decoder = Decoder::new().resized(height, width, self.resize);
         let mut pictures = pictures.into_iter().map(Into::into);
-        let mut predictions = Vec::new();
+        let mut results = Vec::new();
         loop {
             let some: Vec<Picture<'a>> = pictures.by_ref().take(TOGETHER).collect();
             if some.is_empty() {
-                return Ok(predictions);
+                return Ok(results);
             }
             let images = some.into_par_iter().map(|picture| picture.decode(&decoder));
             let images: Vec<Result<RgbImage>> = images.collect();
             let images = images.into_iter().collect::<Result<Vec<RgbImage>>>()?;
-            predictions.extend(self.predict_tensor(&data::to_batch(
-                &images.iter().collect::<Vec<_>>(),
-                self.preprocess,
-                &self.base.device(),
-            )?)?);
+            let images: Vec<&RgbImage> = images.iter().collect();
+            let images = data::to_batch(&images, self.preprocess, &self.base.device())?;
+            results.extend(work(&images)?);
         }
     }
 
@@ -320,11 +377,39 @@ impl<B: Backbone> Classifier<B> {
     /// [`Error::Shape`] for images of another shape, [`Error::NotFinite`] where an image, or what the classifier makes
     /// of it, has NaN or infinity.
     pub fn predict_tensor(&self, images: &Tensor) -> Result<Vec<Prediction>> {
-        let probabilities = self.probabilities(images)?;
-        Ok(probabilities
-            .into_iter()
-            .map(|row| Prediction::new(&self.class_names, &row))
+        let features = self.features_from(0, images, Mode::Infer)?;
+        let logits = self.head.forward(&features, Mode::Infer, None)?;
+        if let Some(value) = finite::first_not_in(&logits)? {
+            return Err(self.not_finite("the logits".to_owned(), value));
+        }
+        let familiarities = match &self.familiarity {
+            None => vec![None; logits.dims()[0]],
+            Some(familiarity) => {
+                let vectors: Vec<Vec<f32>> = to_rows(&self.head.vectors(&features)?)?;
+                let logits = to_rows(&logits)?;
+                let both = vectors.iter().zip(&logits);
+                both.map(|(vector, logits)| Some(familiarity.score(vector, logits)))
+                    .collect()
+            }
+        };
+        let probabilities = to_rows(&self.head.probabilities(&logits)?)?;
+        let both = probabilities.iter().zip(familiarities);
+        Ok(both
+            .map(|(row, score)| Prediction::new(&self.class_names, row, score))
             .collect())
+    }
+
+    /// The class of a picture, or `otherwise` for one unlike those the classifier was trained on, as far as it was
+    /// [taught](crate::study::Doubt) to doubt.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn predict_or<'a>(
+        &self,
+        picture: impl Into<Picture<'a>>,
+        otherwise: &str,
+    ) -> Result<String> {
+        Ok(self.predict(picture)?.class_or(otherwise).to_owned())
     }
 
     /// The error of a number that is NaN or infinite: it names the first weight that is, if any, or else `what`.
@@ -338,16 +423,11 @@ impl<B: Backbone> Classifier<B> {
             Err(error) => error,
         }
     }
+}
 
-    /// The probability of every class, one row per image.
-    pub(crate) fn probabilities(&self, images: &Tensor) -> Result<Vec<Vec<f32>>> {
-        let logits = self.forward(images)?;
-        if let Some(value) = finite::first_not_in(&logits)? {
-            return Err(self.not_finite("the logits".to_owned(), value));
-        }
-        let probabilities = self.head.probabilities(&logits)?;
-        Ok(probabilities.to_dtype(DType::F32)?.to_vec2()?)
-    }
+/// Rows of numbers.
+fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
+    Ok(tensor.to_dtype(DType::F32)?.to_vec2()?)
 }
 
 /// As many outputs as classes, with distinct names.
@@ -369,126 +449,6 @@ pub(super) fn check_classes(class_names: &[String], head: &Head) -> Result<()> {
         Some(name) => {
             let found = format!("`{name}` twice");
             Err(Error::option("class_names", found, "distinct names"))
-        }
-    }
-}
-
-/// A picture to classify; made by `From` from a path, encoded bytes or a decoded image.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Picture<'a> {
-    /// A file.
-    Path(PathBuf),
-    /// An encoded file in memory.
-    Bytes(&'a [u8]),
-    /// A decoded picture.
-    Image(Cow<'a, DynamicImage>),
-}
-
-impl Picture<'_> {
-    fn decode(self, decoder: &Decoder) -> Result<RgbImage> {
-        match self {
-            Self::Path(path) => decoder.decode_file(path),
-            Self::Bytes(bytes) => decoder.decode_bytes(bytes),
-            Self::Image(image) => {
-                decoder.image(Path::new("<image>"), &data::to_rgb(image.into_owned()))
-            }
-        }
-    }
-}
-
-impl From<&Path> for Picture<'_> {
-    fn from(path: &Path) -> Self {
-        Self::Path(path.to_owned())
-    }
-}
-
-impl From<&PathBuf> for Picture<'_> {
-    fn from(path: &PathBuf) -> Self {
-        Self::Path(path.clone())
-    }
-}
-
-impl From<PathBuf> for Picture<'_> {
-    fn from(path: PathBuf) -> Self {
-        Self::Path(path)
-    }
-}
-
-impl From<&str> for Picture<'_> {
-    /// A path.
-    fn from(path: &str) -> Self {
-        Self::Path(path.into())
-    }
-}
-
-impl<'a> From<&'a [u8]> for Picture<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl<'a> From<&'a Vec<u8>> for Picture<'a> {
-    fn from(bytes: &'a Vec<u8>) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl From<DynamicImage> for Picture<'_> {
-    fn from(image: DynamicImage) -> Self {
-        Self::Image(Cow::Owned(image))
-    }
-}
-
-impl<'a> From<&'a DynamicImage> for Picture<'a> {
-    fn from(image: &'a DynamicImage) -> Self {
-        Self::Image(Cow::Borrowed(image))
-    }
-}
-
-/// The classes of a picture, the most probable first.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Prediction {
-    /// Class names with their probabilities, in descending order; they sum to 1.
-    pub ranked: Vec<(String, f32)>,
-}
-
-impl Prediction {
-    fn new(class_names: &[String], probabilities: &[f32]) -> Self {
-        let mut ranked: Vec<_> = class_names
-            .iter()
-            .cloned()
-            .zip(probabilities.iter().copied())
-            .collect();
-        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Self { ranked }
-    }
-
-    /// The most probable class.
-    pub fn class(&self) -> &str {
-        &self.ranked[0].0
-    }
-
-    /// The probability of a class; none for a name the classifier does not know.
-    pub fn probability(&self, class: &str) -> Option<f32> {
-        self.ranked
-            .iter()
-            .find(|(name, _)| name == class)
-            .map(|(_, probability)| *probability)
-    }
-}
-
-impl fmt::Display for Prediction {
-    /// Such as `santa 97.3 %, not_santa 2.7 %`: the first ten classes.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const PRINTED: usize = 10;
-        for (index, (name, probability)) in self.ranked.iter().take(PRINTED).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{name} {:.1} %", 100.0 * probability)?;
-        }
-        match self.ranked.len().saturating_sub(PRINTED) {
-            0 => Ok(()),
-            more => write!(f, ", … and {more} classes more"),
         }
     }
 }

@@ -5,9 +5,12 @@ mod backbone;
 mod base;
 mod check;
 mod classifier;
+mod familiarity;
 mod head;
 mod names;
 mod parameter;
+mod picture;
+mod prediction;
 mod saved;
 mod summary;
 mod weights;
@@ -16,8 +19,11 @@ pub use arch::{Arch, BaseInfo, Block, Top1, Vgg, bases};
 pub use backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBackbone};
 pub use base::ConvBase;
 pub use check::check_backbone;
-pub use classifier::{Classifier, Picture, Prediction};
+pub use classifier::Classifier;
+pub(crate) use familiarity::Familiarity;
 pub use head::{Dropout, Head, HeadLayers, Pooling};
+pub use picture::Picture;
+pub use prediction::Prediction;
 pub use summary::Summary;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]

@@ -38,5 +38,6 @@ mod santa;
 mod schedule;
 #[cfg(target_os = "linux")]
 mod soak;
+mod study;
 mod training;
 mod verbosity;
