@@ -54,10 +54,17 @@ impl<'a> Thumbnails<'a> {
 
     /// Thumbnails of these pictures; one that cannot be read any more is left out.
     pub(super) fn of(&self, pictures: &[PictureScore], explain: bool) -> Vec<Thumbnail> {
-        let pictures = pictures.par_iter();
-        let made: Vec<_> = pictures
-            .map(|score| self.thumbnail(score, explain))
-            .collect();
+        // A map takes all threads already.
+        let made: Vec<_> = match explain {
+            true => pictures
+                .iter()
+                .map(|score| self.thumbnail(score, true))
+                .collect(),
+            false => pictures
+                .par_iter()
+                .map(|score| self.thumbnail(score, false))
+                .collect(),
+        };
         made.into_iter().flatten().collect()
     }
 

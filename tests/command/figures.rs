@@ -263,3 +263,26 @@ fn runs_are_compared_and_bases_listed() {
         "the network was switched off"
     );
 }
+
+#[test]
+fn a_history_is_drawn_as_svg_and_as_png() {
+    let history = headstart::run::Run::history_of(&trained().out).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (svg, png) = (folder.path().join("a.svg"), folder.path().join("a.PNG"));
+    history.plot(&svg).unwrap();
+    history.plot(&png).unwrap();
+    let drawn = read(&svg);
+    assert_eq!(drawn.matches("<circle").count(), 4 * history.epochs.len());
+    assert!(drawn.contains("xmlns=\"http://www.w3.org/2000/svg\"") && drawn.contains("accuracy"));
+    let pixels = image::open(&png).unwrap().into_rgb8();
+    assert_eq!(pixels.dimensions(), (1280, 1280));
+    let blue = pixels
+        .pixels()
+        .filter(|pixel| pixel.0 == [0x2f, 0x7a, 0xe5]);
+    assert!(blue.count() > 100, "a curve");
+    let refused = history.plot(folder.path().join("a.gif")).unwrap_err();
+    assert!(refused.to_string().contains(".svg"), "{refused}");
+    headstart::train::metrics::History::default()
+        .plot(&svg)
+        .unwrap();
+}
