@@ -19,6 +19,7 @@ pub(crate) fn write(
         _ => Path::new("."),
     };
     let attempt = || {
+        require_replaceable(path)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(PREFIX);
         // A temporary file is the owner's alone by default; a saved one follows the umask like any other.
@@ -37,6 +38,21 @@ pub(crate) fn write(
         Ok(())
     };
     attempt().map_err(Error::io(path))
+}
+
+/// Refuses to put a file in the place of what is none, such as `/dev/null` or a pipe.
+fn require_replaceable(path: &Path) -> std::io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            let found = if metadata.is_dir() {
+                "a folder is there, not a file"
+            } else {
+                "a pipe or a device is there, which is not written over"
+            };
+            Err(std::io::Error::other(found))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes what a killed process left unfinished in a folder that is this one's alone.
@@ -67,6 +83,24 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn pipes_folders_and_devices_are_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        std::fs::create_dir(place("folder")).unwrap();
+        let made = std::process::Command::new("mkfifo")
+            .arg(place("pipe"))
+            .status();
+        assert!(made.unwrap().success());
+        std::os::unix::fs::symlink("/dev/null", place("link")).unwrap();
+        for name in ["folder", "pipe", "link"] {
+            let error = write(&place(name), |file| file.write_all(b"new")).unwrap_err();
+            assert!(error.to_string().contains("is there"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 pub(crate) const SIDE: usize = 8192;
 /// The most pixels that they are resized to: 4096 × 4096.
 pub(crate) const PIXELS: usize = 1 << 24;
-/// The most classes of a head: a confusion matrix counts each against each.
-pub(crate) const CLASSES: usize = 10_000;
+/// The most classes of a head.
+pub(crate) const CLASSES: usize = 50_000;
 /// The most units of a hidden layer.
 pub(crate) const UNITS: usize = 1 << 16;
 /// The most layers of a head.

@@ -3,14 +3,38 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::kernels::vectorize;
 
 /// The exponent's bits of an f32: all are set in NaN and infinity, and in no other number.
 const EXPONENT: u32 = 0x7f80_0000;
 
-/// Whether all numbers are finite. It is meant to cost next to nothing: no branch but the last.
+/// Whether a number is NaN or infinite, as a number: so that many are asked without a branch.
+#[inline(always)]
+fn is_bad(value: f32) -> u32 {
+    u32::from(value.to_bits() & EXPONENT == EXPONENT)
+}
+
+/// Whether all numbers are finite. It is meant to cost next to nothing.
 pub(crate) fn all(values: &[f32]) -> bool {
-    let bad = |value: &f32| u32::from(value.to_bits() & EXPONENT == EXPONENT);
-    values.iter().fold(0, |any, value| any | bad(value)) == 0
+    vectorize(
+        #[inline(always)]
+        || values.iter().fold(0, |any, value| any | is_bad(*value)) == 0,
+    )
+}
+
+/// Copies numbers, and says whether all are finite: in one pass.
+pub(crate) fn copy(from: &[f32], to: &mut [f32]) -> bool {
+    vectorize(
+        #[inline(always)]
+        || {
+            let mut any = 0;
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *from;
+                any |= is_bad(*from);
+            }
+            any == 0
+        },
+    )
 }
 
 /// The first number that is NaN or infinite.
@@ -69,11 +93,15 @@ mod tests {
     fn every_place_is_looked_at_and_every_finite_number_passes() {
         let extremes = [0.0, -0.0, f32::MIN, f32::MAX, f32::MIN_POSITIVE, 1e-45];
         assert!(all(&extremes) && all(&[]));
+        assert!(copy(&extremes, &mut [1.0; 6]));
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in 0..67 {
                 let mut values = [1.5; 67];
                 values[place] = bad;
                 assert!(!all(&values), "{bad} at {place}");
+                let mut copied = [0.0; 67];
+                assert!(!copy(&values, &mut copied), "{bad} at {place}");
+                assert_eq!(copied.map(f32::to_bits), values.map(f32::to_bits));
                 assert_eq!(first_not(&values).map(f32::to_bits), Some(bad.to_bits()));
             }
         }

@@ -59,6 +59,7 @@ mod atomic_file;
 mod bounds;
 pub mod data;
 pub mod error;
+pub mod export;
 mod files;
 mod finite;
 mod history;

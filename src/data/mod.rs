@@ -7,6 +7,7 @@ mod decode;
 mod loader;
 mod prefetch;
 mod preprocess;
+mod resample;
 mod resize;
 
 pub use self::augment::{AugmentParams, Augmenter, FillMode};

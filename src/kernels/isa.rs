@@ -2,13 +2,13 @@
 
 use std::env::{self, VarError};
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 #[cfg(target_arch = "aarch64")]
 use super::simd::Neon;
-use super::simd::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Simd};
 
 /// The environment variable that chooses other kernels than the processor's best.
 pub(crate) const SWITCH: &str = "HEADSTART_KERNELS";
@@ -119,6 +119,13 @@ impl Isa {
     pub(super) fn token(self) -> Token {
         self.0
     }
+}
+
+/// Runs `work` compiled for the best instructions that this processor has: for plain loops, whose results do not depend on
+/// them. `work` must be `inline(always)`.
+pub(crate) fn vectorize<R>(work: impl FnOnce() -> R) -> R {
+    static BEST: LazyLock<Isa> = LazyLock::new(Isa::best);
+    with_simd!(*BEST, simd => simd.vectorize(work))
 }
 
 impl fmt::Debug for Isa {

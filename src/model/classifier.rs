@@ -115,6 +115,15 @@ impl<B: Backbone> Classifier<B> {
         Ok(self)
     }
 
+    /// The same classifier with a head that was made for pictures of this size.
+    pub(crate) fn with_head(mut self, head: HeadLayers, size: (usize, usize)) -> Result<Self> {
+        check_classes(&self.class_names, head.config())?;
+        bounds::input_size(size.0, size.1)?;
+        self.head = head;
+        self.input_size = size;
+        Ok(self)
+    }
+
     /// Sets the resize filter; the default is the base's.
     pub fn resize(mut self, resize: Resize) -> Self {
         self.resize = resize;

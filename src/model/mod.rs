@@ -27,3 +27,4 @@ pub use summary::Summary;
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
 pub use weights::Hub;
 pub use weights::Weights;
+pub(crate) use weights::{WeightFile, torch_names};

@@ -45,11 +45,12 @@ impl BatchSource {
         Self { loader, ..self }
     }
 
-    /// Features in place of pictures, for training.
+    /// Features in place of pictures, for so many epochs of training.
     pub(super) fn cached<B: Backbone>(
         self,
         model: &Classifier<B>,
         cache: &FeatureCache,
+        epochs: usize,
     ) -> Result<Self> {
         if model.base().frozen_prefix() == 0 {
             return Err(Error::mismatch(
@@ -58,7 +59,7 @@ impl BatchSource {
                 "one with at least its first block frozen",
             ));
         }
-        let features = Features::training(model, &self.loader, cache)?;
+        let features = Features::training(model, &self.loader, cache, epochs)?;
         Ok(Self {
             features: Some(features),
             ..self
@@ -171,5 +172,40 @@ mod tests {
         let source = BatchSource::plain(&model, &fill(66), 8);
         let source = source.cached_for_validation(&model, Some(&cache)).unwrap();
         assert!(source.features.is_some());
+    }
+
+    /// A hundred views of 256 MiB: more than the machine has, and none of the pictures can be read.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn features_that_will_not_fit_are_refused_before_a_picture_is_read() {
+        let vgg = Vgg::Vgg11.width(1.0 / 64.0).unwrap();
+        let base = ConvBase::new(vgg, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
+        let base = base.frozen().unfreeze_from(Block::Conv2).unwrap();
+        let model = Classifier::new(base, Head::sigmoid(), &["a", "b"])
+            .unwrap()
+            .input_size(2048, 2048)
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let write = |number: usize| {
+            let class = folder.path().join(["a", "b"][number % 2]);
+            std::fs::create_dir_all(&class).unwrap();
+            std::fs::write(class.join(format!("{number}.png")), b"").unwrap();
+        };
+        (0..64).for_each(write);
+        let dataset = Dataset::open(folder.path()).unwrap();
+        let cache = FeatureCache::in_memory().views(1_000);
+        let prepared = |epochs: usize| {
+            let source = BatchSource::plain(&model, &dataset, 8);
+            let source = source.varied(1, Some(&Augmenter::notebook()));
+            let source = source.cached(&model, &cache, epochs).unwrap();
+            source.prepare(&model, 1, &|| true).map(|_| ())
+        };
+        let error = prepared(1_000_000).unwrap_err().to_string();
+        for said in ["`feature_cache`", "268435 MB", "on_disk", "views"] {
+            assert!(error.contains(said), "{error}");
+        }
+        assert!(dataset.problems().is_empty(), "no picture was read");
+        // Two epochs ask for two views.
+        prepared(2).unwrap();
     }
 }

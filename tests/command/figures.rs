@@ -265,6 +265,26 @@ fn runs_are_compared_and_bases_listed() {
 }
 
 #[test]
+fn a_model_is_exported() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let (onnx, torch) = (
+        folder.path().join("a.onnx"),
+        folder.path().join("a.safetensors"),
+    );
+    succeed(&["export", at(&trained.out), "--onnx", "--out", at(&onnx)]);
+    succeed(&["export", at(&trained.out), "--torch", "--out", at(&torch)]);
+    assert!(std::fs::metadata(&onnx).unwrap().len() > 1_000_000);
+    let names = candle_core::safetensors::load(&torch, &headstart::Device::Cpu).unwrap();
+    assert!(
+        names.contains_key("features.0.weight"),
+        "{:?}",
+        names.keys()
+    );
+    assert!(fail(2, &["export", at(&trained.out)]).contains("--onnx"));
+}
+
+#[test]
 fn a_history_is_drawn_as_svg_and_as_png() {
     let history = headstart::run::Run::history_of(&trained().out).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! An archive of very many pictures, and the memory that this process takes. Peaks are those of a process: a test that
 //! measures one is alone in its file.
+#![allow(dead_code, reason = "no test binary asks for all of them")]
 
 use std::{
     fs::{self, File},

@@ -15,11 +15,13 @@ mod decode;
 mod folders;
 mod images;
 mod loader;
+mod makers;
 #[cfg(target_os = "linux")]
 mod memory;
 mod odd;
 mod preprocess;
 mod reduced;
 mod resize;
+mod sets;
 mod split;
 mod tar;

@@ -138,9 +138,9 @@ fn sizes_in_a_file_are_bounded_before_they_are_used() {
         assert!(!error.is_empty(), "{key}");
     }
     // Names twice, among as many as there may be.
-    let mut names: Vec<String> = (0..10_000).map(|number| number.to_string()).collect();
-    names[9_999] = "7".into();
-    let head = Head::softmax(10_000).pooling(Pooling::GlobalAverage);
+    let mut names: Vec<String> = (0..50_000).map(|number| number.to_string()).collect();
+    names[49_999] = "7".into();
+    let head = Head::softmax(50_000).pooling(Pooling::GlobalAverage);
     let error = refusal("a name twice", || Classifier::new(base(), head, &names));
     assert!(error.contains("`7` twice"), "{error}");
 }

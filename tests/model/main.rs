@@ -2,6 +2,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/many.rs"]
+#[cfg(target_os = "linux")]
+mod many;
 
 mod bases;
 mod bounds;
@@ -13,10 +16,16 @@ mod hub;
 mod kernels;
 mod lemma;
 mod lite0;
+#[cfg(target_os = "linux")]
+mod memory;
 mod norms_and_branches;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod readme;
 mod sizes;
 mod streams;
+mod torch;
+mod torch_files;
 mod torchvision;
 mod vgg;
 mod weights_file;

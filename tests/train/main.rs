@@ -22,6 +22,8 @@ mod fuzz;
 mod keras_callbacks;
 mod loss;
 #[cfg(target_os = "linux")]
+mod many_classes;
+#[cfg(target_os = "linux")]
 mod memory;
 mod metrics;
 mod nothing;

@@ -4,6 +4,7 @@ mod bases;
 mod compare;
 mod evaluate;
 mod explain;
+mod export;
 mod options;
 mod predict;
 mod report;
@@ -48,6 +49,7 @@ enum Command {
     Predict(predict::Options),
     Evaluate(evaluate::Options),
     Explain(explain::Options),
+    Export(export::Options),
     Report(report::Options),
     Compare(compare::Options),
     Bases(bases::BasesOptions),
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         Command::Predict(options) => predict::run(&options),
         Command::Evaluate(options) => evaluate::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Export(options) => export::run(&options),
         Command::Report(options) => report::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Bases(options) => bases::list(&options),

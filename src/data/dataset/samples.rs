@@ -5,7 +5,7 @@
 //! (`0001.v2.jpg`, `0001.v2.cls`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::{Content, Kind, Shard, found, split_key, split_stem};
@@ -107,7 +107,40 @@ pub(super) fn scan(
             }
         }
     }
+    tell_apart(&mut pictures);
     Ok((class_names, pictures))
+}
+
+/// Gives pictures of one name names of their own, the second `0001.jpg (2)`: what is known of a picture is known by its
+/// path.
+fn tell_apart(pictures: &mut [Found]) {
+    let mut seen: HashMap<&Path, usize> = HashMap::with_capacity(pictures.len());
+    let mut again = Vec::new();
+    for (place, picture) in pictures.iter().enumerate() {
+        let times = seen.entry(&picture.path).or_insert(0);
+        *times += 1;
+        if *times > 1 {
+            again.push((place, *times));
+        }
+    }
+    let mut taken: HashSet<PathBuf> = HashSet::new();
+    let mut renamed = Vec::with_capacity(again.len());
+    for (place, mut times) in again {
+        let path = &pictures[place].path;
+        let named = |times: usize| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(" ({times})"));
+            PathBuf::from(name)
+        };
+        while seen.contains_key(named(times).as_path()) || taken.contains(&named(times)) {
+            times += 1;
+        }
+        taken.insert(named(times));
+        renamed.push((place, named(times)));
+    }
+    for (place, path) in renamed {
+        pictures[place].path = path;
+    }
 }
 
 /// The samples of an archive.

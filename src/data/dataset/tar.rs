@@ -10,6 +10,7 @@ use super::scan::{
     Found, LeftOut, Problems, Scan, dataset_error, keras_order, require_two_classes, warn_of_splits,
 };
 use crate::error::{Error, Result};
+use crate::words::count;
 
 /// Looks into archives that together are one dataset.
 pub(super) fn scan(
@@ -41,7 +42,8 @@ pub(super) fn scan(
     } else {
         class_folders(&root, shards, wanted, &mut problems)
     };
-    let (class_names, pictures) = layout.map_err(|error| mention_problems(error, &problems))?;
+    let (class_names, mut pictures) = layout.map_err(|error| mention_problems(error, &problems))?;
+    let replaced = keep_last_of_each(&mut pictures);
     if pictures.is_empty() {
         let error = dataset_error(
             &root,
@@ -49,10 +51,18 @@ pub(super) fn scan(
         );
         return Err(mention_problems(error, &problems));
     }
+    let mut warnings: Vec<String> = warn_of_splits(&root, &class_names, &pictures)
+        .into_iter()
+        .collect();
+    if replaced > 0 {
+        warnings.push(format!(
+            "{}: {} replaced by a later member of the same name, as in unpacking",
+            root.display(),
+            count(replaced, "picture")
+        ));
+    }
     Ok(Scan {
-        warnings: warn_of_splits(&root, &class_names, &pictures)
-            .into_iter()
-            .collect(),
+        warnings,
         root,
         class_names,
         pictures,
@@ -135,7 +145,6 @@ fn class_folders(
         }
     }
     pictures.sort_by(|a, b| (a.label.cmp(&b.label)).then(keras_order(&a.path, &b.path)));
-    keep_last_of_each(&mut pictures);
     Ok((class_names, pictures))
 }
 
@@ -158,8 +167,9 @@ fn mention_labels(root: &Path, shards: &[Shard], error: Error) -> Error {
 }
 
 /// Of members with one name, the last replaces the others, as in unpacking. They stand side by side, in the
-/// archive's order.
-fn keep_last_of_each(pictures: &mut Vec<Found>) {
+/// archive's order. Says how many were replaced.
+fn keep_last_of_each(pictures: &mut Vec<Found>) -> usize {
+    let all = pictures.len();
     pictures.dedup_by(|next, kept| {
         let is_same = next.path == kept.path;
         if is_same {
@@ -167,6 +177,7 @@ fn keep_last_of_each(pictures: &mut Vec<Found>) {
         }
         is_same
     });
+    all - pictures.len()
 }
 
 /// The length of what stands before the class folders, such as `train/`: the folders that all pictures share,

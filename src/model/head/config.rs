@@ -2,6 +2,7 @@
 
 use crate::bounds;
 use crate::error::{Error, Result};
+use crate::kernels::Activation;
 
 /// How feature maps (C, h, w) become a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,8 +28,21 @@ pub(super) enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Layer {
+    /// With a ReLU.
     Hidden(usize),
+    HiddenWith(usize, Activation),
     Dropout(f64),
+}
+
+impl Layer {
+    /// The units of a dense layer, and what they go through.
+    pub(super) fn dense(&self) -> Option<(usize, Activation)> {
+        match *self {
+            Self::Hidden(units) => Some((units, Activation::Relu)),
+            Self::HiddenWith(units, activation) => Some((units, activation)),
+            Self::Dropout(_) => None,
+        }
+    }
 }
 
 /// What to put on a base: hidden layers and dropout in the order they are named, then one sigmoid unit or K
@@ -66,7 +80,7 @@ impl Head {
         Self::new(Output::Sigmoid)
     }
 
-    /// One unit per class, with a softmax over them: 2 to 10,000.
+    /// One unit per class, with a softmax over them: 2 to 50,000.
     pub fn softmax(classes: usize) -> Self {
         Self::new(Output::Softmax(classes))
     }
@@ -75,6 +89,12 @@ impl Head {
     /// 2²⁹ numbers.
     pub fn hidden(mut self, units: usize) -> Self {
         self.layers.push(Layer::Hidden(units));
+        self
+    }
+
+    /// Adds a dense layer as [`hidden`](Self::hidden) does, with another activation.
+    pub fn hidden_with(mut self, units: usize, activation: Activation) -> Self {
+        self.layers.push(Layer::HiddenWith(units, activation));
         self
     }
 
@@ -97,6 +117,11 @@ impl Head {
         self
     }
 
+    /// How feature maps become a vector.
+    pub fn pooled(&self) -> Pooling {
+        self.pooling
+    }
+
     /// How many classes the head tells apart.
     pub fn classes(&self) -> usize {
         match self.output {
@@ -113,7 +138,7 @@ impl Head {
     /// Checks every option.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for fewer than two classes or more than 10,000, a hidden layer without units or with
+    /// [`Error::InvalidOption`] for fewer than two classes or more than 50,000, a hidden layer without units or with
     /// more than 65,536, more than 64 layers, or a dropout probability outside [0, 1).
     pub fn check(&self) -> Result<()> {
         if let Output::Softmax(classes) = self.output {
@@ -122,7 +147,9 @@ impl Head {
         bounds::within("layers", self.layers.len(), 0..=bounds::LAYERS)?;
         for layer in &self.layers {
             match layer {
-                Layer::Hidden(units) => bounds::within("hidden", *units, 1..=bounds::UNITS)?,
+                Layer::Hidden(units) | Layer::HiddenWith(units, _) => {
+                    bounds::within("hidden", *units, 1..=bounds::UNITS)?;
+                }
                 Layer::Dropout(p) if !(0.0..1.0).contains(p) => {
                     return Err(Error::option("dropout", p, "at least 0 and below 1"));
                 }
@@ -145,12 +172,17 @@ impl Head {
         Ok(())
     }
 
+    /// Units and activations of the hidden layers.
+    pub(crate) fn hidden_layers(&self) -> impl Iterator<Item = (usize, Activation)> {
+        self.layers.iter().filter_map(Layer::dense)
+    }
+
     /// Names and sizes (inputs, outputs) of the dense layers on a vector of so many numbers.
     pub(super) fn dense_layers(&self, features: [usize; 3]) -> Vec<(String, usize, usize)> {
         let mut inputs = self.flat(features);
         let mut layers = Vec::new();
         for layer in &self.layers {
-            if let Layer::Hidden(units) = *layer {
+            if let Some((units, _)) = layer.dense() {
                 layers.push((format!("hidden{}", layers.len() + 1), inputs, units));
                 inputs = units;
             }

@@ -94,6 +94,15 @@ impl Naming {
         }
     }
 
+    /// What each of a table's tensors is called in a file with these names, in the order of files.
+    pub(super) fn renamed(self, arch: &Arch) -> Vec<(String, String)> {
+        let convs = arch.convs().flat_map(|(_, conv)| {
+            let own = Self::Table.tensors(conv).into_iter();
+            own.zip(self.tensors(conv))
+        });
+        convs.map(|((own, _), (other, _))| (own, other)).collect()
+    }
+
     /// A convolution from the tensors of [`tensors`](Self::tensors), in their order.
     pub(super) fn assemble(
         self,

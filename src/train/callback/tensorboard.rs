@@ -117,9 +117,10 @@ fn holds_run(folder: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// A file whose name says when it was begun: TensorBoard reads them in the order of their names.
+/// A file whose name says when it was begun: TensorBoard reads them in the order of their names, so that one comes after
+/// those that are there, whatever the clock says.
 fn new_file(folder: &Path) -> Result<(PathBuf, File)> {
-    let now = seconds() as u64;
+    let now = (seconds() as u64).max(latest(folder)?);
     let mut index = 0;
     loop {
         let path = folder.join(format!(
@@ -131,6 +132,20 @@ fn new_file(folder: &Path) -> Result<(PathBuf, File)> {
             Err(error) => return Err(Error::io(path)(error)),
         }
     }
+}
+
+/// When the last file of a folder was begun, by its name; 0 without one.
+fn latest(folder: &Path) -> Result<u64> {
+    let mut latest = 0;
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let name = entry.map_err(Error::io(folder))?.file_name();
+        let name = name.to_string_lossy();
+        let begun = name.strip_prefix("events.out.tfevents.");
+        let begun = begun.and_then(|rest| rest.split('.').next()?.parse().ok());
+        // Ten digits are compared as text.
+        latest = latest.max(begun.filter(|begun| *begun < 10_000_000_000).unwrap_or(0));
+    }
+    Ok(latest)
 }
 
 /// Since 1970.

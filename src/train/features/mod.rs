@@ -3,6 +3,7 @@
 mod cache;
 mod file;
 mod key;
+mod memory;
 
 pub use cache::FeatureCache;
 pub(super) use cache::Storage;
@@ -41,6 +42,8 @@ pub(super) struct Features {
     /// A hash of what all views of the dataset come from.
     origin: OnceCell<blake3::Hasher>,
     views: Vec<OnceCell<View>>,
+    /// How many of them will be asked for.
+    asked: usize,
 }
 
 /// One view's features.
@@ -59,11 +62,12 @@ enum Rows {
 }
 
 impl Features {
-    /// Features of `loader`'s pictures, for its batches, whatever they are.
+    /// Features of `loader`'s pictures, for its batches, whatever they are, in so many epochs.
     pub(super) fn training<B: Backbone>(
         model: &Classifier<B>,
         loader: &Loader,
         cache: &FeatureCache,
+        epochs: usize,
     ) -> Result<Self> {
         let views = if loader.is_augmented() {
             cache.count()
@@ -72,7 +76,11 @@ impl Features {
         };
         let pictures = loader.clone().unshuffled().batch_size(BATCH);
         // Frozen blocks in training make the same of a picture in every batch.
-        Self::new(model, pictures, Mode::Train, cache.storage(), views)
+        let features = Self::new(model, pictures, Mode::Train, cache.storage(), views)?;
+        Ok(Self {
+            asked: views.min(epochs),
+            ..features
+        })
     }
 
     /// Features of `loader`'s pictures, which come in the same batches each time: these batches go through the frozen
@@ -112,6 +120,7 @@ impl Features {
             storage: storage.clone(),
             origin: OnceCell::new(),
             views: (0..views).map(|_| OnceCell::new()).collect(),
+            asked: views,
         })
     }
 
@@ -208,24 +217,31 @@ impl Features {
         }))
     }
 
-    /// Refuses features that will not fit into the memory, before hours are spent on them.
+    /// Refuses features that will not fit into the memory, with all views that are still to come, before hours are spent
+    /// on them.
     fn check_room(&self) -> Result<()> {
-        let needed = self.bytes() as u64;
-        match available_memory() {
-            Some(available) if needed > available => Err(Error::option(
-                "feature_cache",
-                format!(
-                    "in memory, where the features of {} pictures take {} MB",
-                    self.pictures.dataset().len(),
-                    needed / 1_000_000
-                ),
-                format!(
-                    "{} MB, which are free: `FeatureCache::on_disk`, smaller pictures, or more frozen blocks",
-                    available / 1_000_000
-                ),
-            )),
-            _ => Ok(()),
-        }
+        let done = self.views.iter().filter(|view| view.get().is_some());
+        let views = self.asked.saturating_sub(done.count()).max(1);
+        let needed = (self.bytes() as u64).saturating_mul(views as u64);
+        let Some(available) = memory::available().filter(|available| needed > *available) else {
+            return Ok(());
+        };
+        let pictures = count(self.pictures.dataset().len(), "picture");
+        let of = match views {
+            1 => pictures,
+            _ => format!("{pictures} in {views} views"),
+        };
+        Err(Error::option(
+            "feature_cache",
+            format!(
+                "in memory, where the features of {of} take {} MB",
+                needed / 1_000_000
+            ),
+            format!(
+                "{} MB, which are free: `FeatureCache::on_disk`, fewer views, smaller pictures, or more frozen blocks",
+                available / 1_000_000
+            ),
+        ))
     }
 
     /// Runs every picture through the frozen blocks, hands out rows in the dataset's order, and says which pictures
@@ -366,14 +382,4 @@ impl Features {
         };
         Ok(Some(key::of_view(origin, view)))
     }
-}
-
-/// The bytes of memory that are free or can be made free, where the system says so (Linux).
-fn available_memory() -> Option<u64> {
-    let told = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = told
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes << 10)
 }

@@ -103,7 +103,7 @@ impl Trainer {
 
     fn sweep<B: Backbone>(&self, model: &Classifier<B>, train: &Dataset) -> Result<LrRangeTest> {
         let mut step = TrainStep::new(model, &self.options);
-        let source = self.options.training_batches(model, train)?;
+        let source = self.options.training_batches(model, train, STEPS)?;
         let mut found = LrRangeTest::default();
         let (mut average, mut lowest) = (0.0, f64::INFINITY);
         for epoch in 1.. {

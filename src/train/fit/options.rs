@@ -97,16 +97,17 @@ impl Options {
         flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// The batches of the training pictures: shuffled, augmented, cached.
+    /// The batches of the training pictures for so many epochs: shuffled, augmented, cached.
     pub(super) fn training_batches<B: Backbone>(
         &self,
         model: &Classifier<B>,
         train: &Dataset,
+        epochs: usize,
     ) -> Result<BatchSource> {
         let source = BatchSource::plain(model, train, self.batch_size);
         let source = source.varied(self.seed, self.augmenter.as_ref());
         match &self.feature_cache {
-            Some(cache) => source.cached(model, cache),
+            Some(cache) => source.cached(model, cache, epochs),
             None => Ok(source),
         }
     }

@@ -299,7 +299,9 @@ impl<'a, B: Backbone> Run<'a, B> {
         let mut running = PhaseRun {
             phase,
             step,
-            train: self.options.training_batches(self.model, self.train)?,
+            train: self
+                .options
+                .training_batches(self.model, self.train, phase.epochs)?,
             validation: self
                 .options
                 .validation_batches(self.model, self.validation)?,

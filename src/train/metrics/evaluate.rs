@@ -13,6 +13,9 @@ use crate::train::batches::BatchSource;
 use crate::words::count;
 use crate::{finite, progress};
 
+/// The most classes that an error names.
+const NAMED: usize = 20;
+
 /// Pictures that are scored together.
 const BATCH: usize = 32;
 
@@ -110,9 +113,20 @@ pub(in crate::train) fn check_classes<B: Backbone>(
     if dataset.class_names() == model.class_names() {
         return Ok(());
     }
+    let (found, expected) = (dataset.class_names(), model.class_names());
+    let other = found.iter().zip(expected).position(|(a, b)| a != b);
+    // Of many, those from the first that differs on.
+    let names = |names: &[String]| match names.len() {
+        0..=NAMED => names.join(", "),
+        all => {
+            let from = other.unwrap_or(all).min(all - NAMED);
+            let some = names[from..from + NAMED].join(", ");
+            format!("{all} in all, from number {from} on {some}, …")
+        }
+    };
     Err(Error::mismatch(
         what,
-        format!("classes {}", dataset.class_names().join(", ")),
-        format!("the model's classes {}", model.class_names().join(", ")),
+        format!("classes {}", names(found)),
+        format!("the model's classes {}", names(expected)),
     ))
 }

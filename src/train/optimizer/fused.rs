@@ -175,10 +175,11 @@ impl Stretch<'_> {
             gradient: self.gradient,
             slots: [&mut *first, &mut *second, &mut *third],
         });
-        let written = [&*next, first, second, third];
-        let finite = written.into_iter().all(finite::all);
-        self.gradient.copy_from_slice(next);
-        finite
+        let weights = finite::copy(next, self.gradient);
+        weights
+            && [first, second, third]
+                .into_iter()
+                .all(|slot| finite::all(slot))
     }
 
     fn split(self, at: usize) -> (Self, Self) {

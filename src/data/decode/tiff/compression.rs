@@ -1,12 +1,8 @@
 //! A chunk of a TIFF picture, a strip or a tile, without its compression.
 
-use std::convert::Infallible;
 use std::io::{Cursor, Read};
 use std::iter;
 
-use fax::decoder::{DecodeStatus, Group3Decoder, Group4Decoder};
-use fax::maps::{black, white};
-use fax::{BitReader, ByteReader};
 use flate2::read::ZlibDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{DynamicImage, RgbImage};
@@ -15,6 +11,7 @@ use ruzstd::decoding::StreamingDecoder;
 use weezl::{BitOrder, decode};
 
 use super::directory::{Directory, number};
+use super::fax;
 use super::layout::{Chunk, Layout, OLD_JPEG, SampleFormat, YCBCR, ZSTD};
 use crate::data::decode::jpeg;
 use crate::error::Cause;
@@ -68,12 +65,10 @@ pub(super) fn decompress(
     let shown = layout.bytes_of_rows(at.shown_height as u32) as usize;
     let mut samples = match layout.compression {
         1 => stored[..length.min(stored.len())].to_vec(),
-        2 => modified_huffman(stored, layout, at),
-        3 if directory.number_or(292, 0) & 1 == 1 => {
-            return Err("two-dimensional fax coding (group 3) in a TIFF is not read".into());
-        }
-        3 => group_3(stored, layout, at),
-        4 => group_4(stored, layout, at),
+        2 => fax::modified_huffman(stored, layout, at),
+        3 if directory.number_or(292, 0) & 1 == 1 => fax::group_3_by_rows_above(stored, layout, at),
+        3 => fax::group_3(stored, layout, at),
+        4 => fax::group_4(stored, layout, at),
         5 => lzw(stored, length)?,
         8 | 32946 => {
             let mut samples = Vec::new();
@@ -228,117 +223,6 @@ fn webp(stored: &[u8], layout: &Layout) -> Result<Vec<u8>, Cause> {
         3 if layout.bits == 8 => Ok(image.into_rgb8().into_raw()),
         4 if layout.bits == 8 => Ok(image.into_rgba8().into_raw()),
         _ => Err("WebP compression of such samples in a TIFF is not read".into()),
-    }
-}
-
-/// Rows of bits, black ones set, from the columns where the colour changes.
-struct FaxRows {
-    bytes: Vec<u8>,
-    width: u16,
-    rows: usize,
-}
-
-impl FaxRows {
-    fn new(layout: &Layout, at: &Chunk) -> Self {
-        Self {
-            bytes: Vec::new(),
-            width: u16::try_from(layout.chunk_width).unwrap_or(u16::MAX),
-            rows: at.rows,
-        }
-    }
-
-    /// Whether all rows are there.
-    fn is_full(&self) -> bool {
-        self.bytes.len() >= self.rows * usize::from(self.width).div_ceil(8)
-    }
-
-    fn push(&mut self, changes: &[u16]) {
-        let start = self.bytes.len();
-        let row_bytes = usize::from(self.width).div_ceil(8);
-        self.bytes.resize(start + row_bytes, 0);
-        let row = &mut self.bytes[start..];
-        // White comes first.
-        for run in changes.chunks(2).filter_map(|run| {
-            let begin = *run.first()?;
-            Some(begin..run.get(1).copied().unwrap_or(self.width).min(self.width))
-        }) {
-            for x in run {
-                row[usize::from(x) / 8] |= 0x80 >> (x % 8);
-            }
-        }
-    }
-}
-
-/// The bytes of a chunk. The codes' tables look at more bits than the last code has.
-fn fax_bytes(stored: &[u8]) -> impl Iterator<Item = Result<u8, Infallible>> {
-    stored.iter().copied().chain([0; 4]).map(Ok)
-}
-
-fn group_4(stored: &[u8], layout: &Layout, at: &Chunk) -> Vec<u8> {
-    let mut rows = FaxRows::new(layout, at);
-    let bytes = fax_bytes(stored);
-    let Ok(mut decoder) = Group4Decoder::new(bytes, rows.width);
-    while !rows.is_full()
-        && let Ok(DecodeStatus::Incomplete) = decoder.advance()
-    {
-        rows.push(decoder.transition());
-    }
-    rows.bytes
-}
-
-fn group_3(stored: &[u8], layout: &Layout, at: &Chunk) -> Vec<u8> {
-    let mut rows = FaxRows::new(layout, at);
-    let bytes = fax_bytes(stored);
-    if let Ok(mut decoder) = Group3Decoder::new(bytes) {
-        while !rows.is_full() {
-            let status = decoder.advance();
-            // The last row has no end of its own.
-            rows.push(decoder.transitions());
-            if !matches!(status, Ok(DecodeStatus::Incomplete)) {
-                break;
-            }
-        }
-    }
-    rows.bytes
-}
-
-/// Group 3's codes without ends of rows: each row begins with a byte of its own.
-fn modified_huffman(stored: &[u8], layout: &Layout, at: &Chunk) -> Vec<u8> {
-    let mut rows = FaxRows::new(layout, at);
-    let bytes = fax_bytes(stored);
-    let Ok(mut reader) = ByteReader::new(bytes);
-    while !rows.is_full() {
-        let (mut changes, mut x, mut is_black) = (Vec::new(), 0u16, false);
-        while x < rows.width {
-            let Some(run) = run(&mut reader, is_black) else {
-                return rows.bytes;
-            };
-            x = x.saturating_add(run);
-            changes.push(x);
-            is_black = !is_black;
-        }
-        rows.push(&changes);
-        let rest = reader.bits_to_byte_boundary();
-        if reader.consume(rest).is_err() {
-            break;
-        }
-    }
-    rows.bytes
-}
-
-/// The length of a run: codes up to the first below 64.
-fn run(reader: &mut impl BitReader, is_black: bool) -> Option<u16> {
-    let mut sum = 0u16;
-    loop {
-        let code = if is_black {
-            black::decode(reader)?
-        } else {
-            white::decode(reader)?
-        };
-        sum = sum.checked_add(code)?;
-        if code < 64 {
-            return Some(sum);
-        }
     }
 }
 

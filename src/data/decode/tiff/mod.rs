@@ -6,6 +6,7 @@
 mod colour;
 mod compression;
 mod directory;
+mod fax;
 mod layout;
 
 use image::RgbImage;
