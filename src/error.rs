@@ -178,6 +178,15 @@ pub enum Error {
         source: Cause,
     },
 
+    /// A folder of results that cannot be written to as it is.
+    #[error("run {path}: {source}", path = path.display())]
+    Run {
+        /// The folder.
+        path: PathBuf,
+        /// What is there, and the ways on.
+        source: Cause,
+    },
+
     /// An error of candle's.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -5,7 +5,10 @@ use candle_core::cpu::erf::erf_f32;
 use super::simd::{LANES, Simd};
 
 /// What follows a convolution's sums, number by number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// x
     #[default]

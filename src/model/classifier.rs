@@ -1,26 +1,18 @@
 //! A base, a head, and everything needed to use them on a picture later, in one file.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
-use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor, Var};
-use image::{DynamicImage, RgbImage};
-use rayon::prelude::*;
 
 use super::backbone::{Backbone, Mode};
 use super::base::ConvBase;
 use super::head::{Dropout, Head, HeadLayers};
 use super::names;
 use super::summary::Summary;
-use crate::data::{self, Decoder, Preprocess, Resize};
+use crate::data::{Preprocess, Resize};
 use crate::error::{Error, Result};
 use crate::words::count;
 use crate::{bounds, finite};
-
-/// How many pictures are classified together.
-const TOGETHER: usize = 32;
 
 /// A picture classifier: a convolutional base, a head, and what they need to take a picture from a file to a
 /// class name (class names, input size, resize filter, preprocess).
@@ -120,6 +112,15 @@ impl<B: Backbone> Classifier<B> {
         let features = self.base.output_shape(height, width)?;
         self.head = self.head.config().build(features, &self.base.device())?;
         self.input_size = (height, width);
+        Ok(self)
+    }
+
+    /// The same classifier with a head that was made for pictures of this size.
+    pub(crate) fn with_head(mut self, head: HeadLayers, size: (usize, usize)) -> Result<Self> {
+        check_classes(&self.class_names, head.config())?;
+        bounds::input_size(size.0, size.1)?;
+        self.head = head;
+        self.input_size = size;
         Ok(self)
     }
 
@@ -262,62 +263,6 @@ impl<B: Backbone> Classifier<B> {
         self.base.forward_blocks(input, blocks, mode)
     }
 
-    /// Classifies one picture: a path, encoded bytes, or a decoded image.
-    ///
-    /// A decoded image is taken as it lies. `image::open` drops what a file says of its orientation, so that a photograph
-    /// taken upright may lie on its side: give the path or the bytes, or [`decode_file`](crate::data::decode_file)'s image.
-    ///
-    /// # Errors
-    /// [`Error::Picture`] or [`Error::Io`] for a picture that cannot be read, [`Error::NotFinite`] for a classifier that
-    /// makes NaN or infinity of it.
-    pub fn predict<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Prediction> {
-        let mut predictions = self.predict_batch([picture])?;
-        Ok(predictions.remove(0))
-    }
-
-    /// Classifies pictures: one prediction each, in order. 32 are decoded and classified together, so that the memory does
-    /// not grow with their number.
-    ///
-    /// # Errors
-    /// [`Error::Picture`] or [`Error::Io`] for the first picture that cannot be read, [`Error::NotFinite`] for a
-    /// classifier that makes NaN or infinity of one.
-    pub fn predict_batch<'a, P: Into<Picture<'a>>>(
-        &self,
-        pictures: impl IntoIterator<Item = P>,
-    ) -> Result<Vec<Prediction>> {
-        let (height, width) = (self.input_size.0 as u32, self.input_size.1 as u32);
-        let decoder = Decoder::new().resized(height, width, self.resize);
-        let mut pictures = pictures.into_iter().map(Into::into);
-        let mut predictions = Vec::new();
-        loop {
-            let some: Vec<Picture<'a>> = pictures.by_ref().take(TOGETHER).collect();
-            if some.is_empty() {
-                return Ok(predictions);
-            }
-            let images = some.into_par_iter().map(|picture| picture.decode(&decoder));
-            let images: Vec<Result<RgbImage>> = images.collect();
-            let images = images.into_iter().collect::<Result<Vec<RgbImage>>>()?;
-            predictions.extend(self.predict_tensor(&data::to_batch(
-                &images.iter().collect::<Vec<_>>(),
-                self.preprocess,
-                &self.base.device(),
-            )?)?);
-        }
-    }
-
-    /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for images of another shape, [`Error::NotFinite`] where an image, or what the classifier makes
-    /// of it, has NaN or infinity.
-    pub fn predict_tensor(&self, images: &Tensor) -> Result<Vec<Prediction>> {
-        let probabilities = self.probabilities(images)?;
-        Ok(probabilities
-            .into_iter()
-            .map(|row| Prediction::new(&self.class_names, &row))
-            .collect())
-    }
-
     /// The error of a number that is NaN or infinite: it names the first weight that is, if any, or else `what`.
     pub(crate) fn not_finite(&self, what: String, value: f32) -> Error {
         match finite::first_tensor(self.tensors()) {
@@ -360,126 +305,6 @@ pub(super) fn check_classes(class_names: &[String], head: &Head) -> Result<()> {
         Some(name) => {
             let found = format!("`{name}` twice");
             Err(Error::option("class_names", found, "distinct names"))
-        }
-    }
-}
-
-/// A picture to classify; made by `From` from a path, encoded bytes or a decoded image.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Picture<'a> {
-    /// A file.
-    Path(PathBuf),
-    /// An encoded file in memory.
-    Bytes(&'a [u8]),
-    /// A decoded picture.
-    Image(Cow<'a, DynamicImage>),
-}
-
-impl Picture<'_> {
-    fn decode(self, decoder: &Decoder) -> Result<RgbImage> {
-        match self {
-            Self::Path(path) => decoder.decode_file(path),
-            Self::Bytes(bytes) => decoder.decode_bytes(bytes),
-            Self::Image(image) => {
-                decoder.image(Path::new("<image>"), &data::to_rgb(image.into_owned()))
-            }
-        }
-    }
-}
-
-impl From<&Path> for Picture<'_> {
-    fn from(path: &Path) -> Self {
-        Self::Path(path.to_owned())
-    }
-}
-
-impl From<&PathBuf> for Picture<'_> {
-    fn from(path: &PathBuf) -> Self {
-        Self::Path(path.clone())
-    }
-}
-
-impl From<PathBuf> for Picture<'_> {
-    fn from(path: PathBuf) -> Self {
-        Self::Path(path)
-    }
-}
-
-impl From<&str> for Picture<'_> {
-    /// A path.
-    fn from(path: &str) -> Self {
-        Self::Path(path.into())
-    }
-}
-
-impl<'a> From<&'a [u8]> for Picture<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl<'a> From<&'a Vec<u8>> for Picture<'a> {
-    fn from(bytes: &'a Vec<u8>) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl From<DynamicImage> for Picture<'_> {
-    fn from(image: DynamicImage) -> Self {
-        Self::Image(Cow::Owned(image))
-    }
-}
-
-impl<'a> From<&'a DynamicImage> for Picture<'a> {
-    fn from(image: &'a DynamicImage) -> Self {
-        Self::Image(Cow::Borrowed(image))
-    }
-}
-
-/// The classes of a picture, the most probable first.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Prediction {
-    /// Class names with their probabilities, in descending order; they sum to 1.
-    pub ranked: Vec<(String, f32)>,
-}
-
-impl Prediction {
-    fn new(class_names: &[String], probabilities: &[f32]) -> Self {
-        let mut ranked: Vec<_> = class_names
-            .iter()
-            .cloned()
-            .zip(probabilities.iter().copied())
-            .collect();
-        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Self { ranked }
-    }
-
-    /// The most probable class.
-    pub fn class(&self) -> &str {
-        &self.ranked[0].0
-    }
-
-    /// The probability of a class; none for a name the classifier does not know.
-    pub fn probability(&self, class: &str) -> Option<f32> {
-        self.ranked
-            .iter()
-            .find(|(name, _)| name == class)
-            .map(|(_, probability)| *probability)
-    }
-}
-
-impl fmt::Display for Prediction {
-    /// Such as `santa 97.3 %, not_santa 2.7 %`: the first ten classes.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const PRINTED: usize = 10;
-        for (index, (name, probability)) in self.ranked.iter().take(PRINTED).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{name} {:.1} %", 100.0 * probability)?;
-        }
-        match self.ranked.len().saturating_sub(PRINTED) {
-            0 => Ok(()),
-            more => write!(f, ", … and {more} classes more"),
         }
     }
 }

@@ -5,9 +5,11 @@ mod backbone;
 mod base;
 mod check;
 mod classifier;
+mod grad_cam;
 mod head;
 mod names;
 mod parameter;
+mod predict;
 mod saved;
 mod summary;
 mod weights;
@@ -16,10 +18,13 @@ pub use arch::{Arch, BaseInfo, Block, Top1, Vgg, bases};
 pub use backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBackbone};
 pub use base::ConvBase;
 pub use check::check_backbone;
-pub use classifier::{Classifier, Picture, Prediction};
+pub use classifier::Classifier;
+pub use grad_cam::GradCam;
 pub use head::{Dropout, Head, HeadLayers, Pooling};
+pub use predict::{Picture, Prediction};
 pub use summary::Summary;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
 pub use weights::Hub;
 pub use weights::Weights;
+pub(crate) use weights::{WeightFile, torch_names};

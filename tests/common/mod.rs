@@ -2,6 +2,8 @@
 
 pub mod files;
 pub mod numbers;
+pub mod pictures;
+pub mod python;
 
 use std::path::Path;
 use std::sync::OnceLock;

@@ -10,6 +10,7 @@ mod bases;
 mod bounds;
 mod classifier;
 mod damage;
+mod grad_cam;
 mod head;
 mod hub;
 mod kernels;
@@ -18,9 +19,13 @@ mod lite0;
 #[cfg(target_os = "linux")]
 mod memory;
 mod norms_and_branches;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod readme;
 mod sizes;
 mod streams;
+mod torch;
+mod torch_files;
 mod torchvision;
 mod vgg;
 mod weights_file;

@@ -6,6 +6,7 @@ mod item;
 mod label;
 mod memory;
 mod options;
+mod pictures;
 mod problem;
 mod samples;
 mod scan;
@@ -21,6 +22,7 @@ use image::DynamicImage;
 
 pub use self::item::Item;
 pub use self::options::DatasetOptions;
+pub use self::pictures::pictures;
 pub use self::problem::{Policy, Problem};
 
 pub(crate) use self::scan::lookalike;

@@ -4,10 +4,10 @@
 //! section 3.3; Lite leaves squeeze-and-excite out, takes ReLU6, and does not scale its ends. Networks called `tf_` are
 //! those with TensorFlow's padding and epsilon, the others PyTorch's.
 
-use super::Arch;
 use super::inverted_residual::{Builder, Row, Squeeze, Style, TorchNames, eights};
 use super::layer::Activation;
 use super::pretrained::{self, Pretrained, Top1};
+use super::{Arch, Top};
 use crate::data::{Preprocess, Resize};
 
 /// Repeats, kernel, stride, expansion, channels of each row at scale 1.
@@ -85,19 +85,25 @@ fn table((kind, name, width, depth, id, size, top1): Variant) -> Arch {
         }]);
     }
     builder.last("conv_head", ("conv_head", "bn2"), last, activation);
-    Arch::new(name, builder.blocks).pretrained(Pretrained {
-        id,
-        revision: "main",
-        preprocess: if lite {
-            Preprocess::Half
-        } else {
-            Preprocess::Torch
-        },
-        size,
-        resize: Resize::Bicubic,
-        top1: Some(top1),
-        licence: pretrained::APACHE,
-    })
+    let top = match kind {
+        Kind::Torch => Top::linear("classifier", Some("classifier.1")),
+        _ => Top::linear("classifier", None),
+    };
+    Arch::new(name, builder.blocks)
+        .top(top)
+        .pretrained(Pretrained {
+            id,
+            revision: "main",
+            preprocess: if lite {
+                Preprocess::Half
+            } else {
+                Preprocess::Torch
+            },
+            size,
+            resize: Resize::Bicubic,
+            top1: Some(top1),
+            licence: pretrained::APACHE,
+        })
 }
 
 impl Kind {

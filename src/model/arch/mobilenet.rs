@@ -4,10 +4,10 @@
 //! "Searching for MobileNetV3", tables 1 and 2. MobileNetV3's last 1×1 convolution works on the pooled features and
 //! belongs to a head, not to the base.
 
-use super::Arch;
 use super::inverted_residual::{Builder, Row, Squeeze, Style, TorchNames};
 use super::layer::Activation::{self, HardSigmoid, HardSwish, Relu, Relu6};
 use super::pretrained::{self, Pretrained, Top1};
+use super::{Arch, Top, TopLayer};
 use crate::data::{Preprocess, Resize};
 
 const STEM_V3: usize = 16;
@@ -62,7 +62,21 @@ fn v2() -> Arch {
     }
     builder.last("conv_head", ("conv_head", "bn2"), 1280, Relu6);
     let weights = weights("mobilenetv2_100.ra_in1k", 72.976);
-    Arch::new("mobilenetv2_100", builder.blocks).pretrained(weights)
+    let top = Top::linear("classifier", Some("classifier.1"));
+    Arch::new("mobilenetv2_100", builder.blocks)
+        .top(top)
+        .pretrained(weights)
+}
+
+/// The last 1×1 convolution works on averaged maps and is part of the top.
+fn top_v3(units: usize) -> Top {
+    Top {
+        flattened: None,
+        layers: vec![
+            TopLayer::hidden(("conv_head", 1), "classifier.0", units, HardSwish),
+            TopLayer::last("classifier", Some("classifier.3")),
+        ],
+    }
 }
 
 fn v3_large() -> Arch {
@@ -82,7 +96,9 @@ fn v3_large() -> Arch {
         &[row((3, 5, 2), 6.0, 160, true, HardSwish)],
     ];
     let weights = weights("mobilenetv3_large_100.ra_in1k", 75.766);
-    v3("mobilenetv3_large_100", &blocks, 960).pretrained(weights)
+    v3("mobilenetv3_large_100", &blocks, 960)
+        .top(top_v3(1280))
+        .pretrained(weights)
 }
 
 fn v3_small() -> Arch {
@@ -100,7 +116,9 @@ fn v3_small() -> Arch {
         &[row((3, 5, 2), 6.0, 96, true, HardSwish)],
     ];
     let weights = weights("mobilenetv3_small_100.lamb_in1k", 67.656);
-    v3("mobilenetv3_small_100", &blocks, 576).pretrained(weights)
+    v3("mobilenetv3_small_100", &blocks, 576)
+        .top(top_v3(1024))
+        .pretrained(weights)
 }
 
 fn v3(name: &str, blocks: &[&[Row]], last: usize) -> Arch {

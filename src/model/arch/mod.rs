@@ -12,6 +12,7 @@ mod mobilenet;
 mod pretrained;
 pub(crate) mod repvgg;
 mod resnet;
+mod top;
 mod vgg;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use layer::{Conv, Layer};
 
 pub use pretrained::{Pretrained, Top1};
+pub(crate) use top::{Top, TopLayer};
 pub use vgg::{Block, Vgg};
 
 /// A convolutional base without its top, as a table.
@@ -48,6 +50,7 @@ pub struct Arch {
     keras_names: bool,
     /// Height and width of the pictures a classifier takes unless told.
     start_size: usize,
+    top: Option<Top>,
 }
 
 /// A part of a base that is frozen or trained as a whole: layers one after the other.
@@ -80,7 +83,14 @@ impl Arch {
             torch_epsilon: None,
             keras_names: false,
             start_size: 224,
+            top: None,
         }
+    }
+
+    /// Sets what PyTorch's networks have on top.
+    fn top(mut self, top: Top) -> Self {
+        self.top = Some(top);
+        self
     }
 
     /// Sets where pretrained weights are.
@@ -157,6 +167,11 @@ impl Arch {
         layer::multiplications(self.layers(), image)
     }
 
+    /// What PyTorch's networks have on top, if there are any.
+    pub(crate) fn torch_top(&self) -> Option<&Top> {
+        self.top.as_ref()
+    }
+
     /// Every layer from the input on.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &Layer> {
         self.blocks.iter().flat_map(|block| &block.layers)
@@ -179,6 +194,16 @@ impl Arch {
     /// What is added to a variance of torchvision's to be one of the table's: epsilons differ in MobileNetV3.
     pub(crate) fn torch_variance_offset(&self, epsilon: f64) -> f64 {
         self.torch_epsilon.map_or(0.0, |torch| torch - epsilon)
+    }
+
+    /// The same for the batch norm that a running variance of this name belongs to.
+    pub(crate) fn torch_offset_of(&self, variance: &str) -> f64 {
+        let norms = self.convs().filter_map(|(_, conv)| conv.norm.as_ref());
+        let own = |norm: &&layer::Norm| variance.strip_suffix(".running_var") == Some(&norm.name);
+        let offset = norms
+            .filter(own)
+            .map(|norm| self.torch_variance_offset(norm.epsilon));
+        offset.sum()
     }
 
     /// Channels that a block reads.

@@ -6,7 +6,7 @@
 
 use super::layer::{Activation, Conv, Layer};
 use super::pretrained::{self, Pretrained, Top1};
-use super::{Arch, BlockTable};
+use super::{Arch, BlockTable, Top};
 use crate::data::{Preprocess, Resize};
 
 /// Name, layers of each block, width of the first three blocks and of the last, the hub's weights and how well they do.
@@ -56,7 +56,8 @@ fn table((name, depths, [width, last], id, top1): Variant) -> Arch {
         }
         blocks.push(BlockTable::new(block, layers));
     }
-    Arch::new(name, blocks).pretrained(Pretrained {
+    let top = Top::linear("head.fc", None);
+    Arch::new(name, blocks).top(top).pretrained(Pretrained {
         id,
         revision: "main",
         preprocess: Preprocess::Torch,

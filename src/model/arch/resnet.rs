@@ -5,7 +5,7 @@
 
 use super::layer::{Activation, Conv, Layer, Padding, Residual};
 use super::pretrained::{self, Pretrained, Top1};
-use super::{Arch, BlockTable};
+use super::{Arch, BlockTable, Top};
 use crate::data::{Preprocess, Resize};
 
 /// Name, layers of each block, whether blocks are bottlenecks, the hub's weights and how well they do.
@@ -49,7 +49,10 @@ fn table((name, depths, bottleneck, id, top1): Variant) -> Arch {
         }
         blocks.push(BlockTable::new(block, layers));
     }
-    Arch::new(name, blocks).pretrained(weights(id, top1))
+    let top = Top::linear("fc", Some("fc"));
+    Arch::new(name, blocks)
+        .top(top)
+        .pretrained(weights(id, top1))
 }
 
 /// torchvision's weights are bilinear at 224; timm's own recipe ("a1") resizes bicubically.

@@ -5,7 +5,7 @@
 
 use super::layer::{Activation, Conv, Layer};
 use super::pretrained::{self, Pretrained, Top1};
-use super::{Arch, BlockTable};
+use super::{Arch, BlockTable, Top, TopLayer};
 use crate::data::{Preprocess, Resize};
 use crate::error::{Error, Result};
 
@@ -124,6 +124,18 @@ pub(super) fn all() -> Vec<Arch> {
     Vgg::ALL.into_iter().map(Arch::from).collect()
 }
 
+fn top() -> Top {
+    let hidden = |timm, torchvision| TopLayer::hidden(timm, torchvision, 4096, Activation::Relu);
+    Top {
+        flattened: Some(7),
+        layers: vec![
+            hidden(("pre_logits.fc1", 7), "classifier.0"),
+            hidden(("pre_logits.fc2", 1), "classifier.3"),
+            TopLayer::last("head.fc", Some("classifier.6")),
+        ],
+    }
+}
+
 impl From<Vgg> for Arch {
     fn from(vgg: Vgg) -> Self {
         let mut blocks = Vec::new();
@@ -152,7 +164,7 @@ impl From<Vgg> for Arch {
         }
         let mut arch = Arch::new(vgg.name(), blocks);
         if vgg.first_channels == FULL_WIDTH {
-            arch = arch.pretrained(vgg.depth.weights());
+            arch = arch.top(top()).pretrained(vgg.depth.weights());
         }
         arch.keras_names = true;
         arch.start_size = NOTEBOOK_SIZE;

@@ -131,7 +131,7 @@ impl ConvBase {
     }
 
     /// A frozen base from its tensors, in the table's order.
-    pub(super) fn from_tensors(
+    pub(crate) fn from_tensors(
         arch: Arch,
         tensors: Vec<ConvTensors>,
         preprocess: Preprocess,

@@ -2,6 +2,7 @@
 
 use crate::bounds;
 use crate::error::{Error, Result};
+use crate::kernels::Activation;
 
 /// How feature maps (C, h, w) become a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,8 +28,21 @@ pub(super) enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Layer {
+    /// With a ReLU.
     Hidden(usize),
+    HiddenWith(usize, Activation),
     Dropout(f64),
+}
+
+impl Layer {
+    /// The units of a dense layer, and what they go through.
+    pub(super) fn dense(&self) -> Option<(usize, Activation)> {
+        match *self {
+            Self::Hidden(units) => Some((units, Activation::Relu)),
+            Self::HiddenWith(units, activation) => Some((units, activation)),
+            Self::Dropout(_) => None,
+        }
+    }
 }
 
 /// What to put on a base: hidden layers and dropout in the order they are named, then one sigmoid unit or K
@@ -78,6 +92,12 @@ impl Head {
         self
     }
 
+    /// Adds a dense layer as [`hidden`](Self::hidden) does, with another activation.
+    pub fn hidden_with(mut self, units: usize, activation: Activation) -> Self {
+        self.layers.push(Layer::HiddenWith(units, activation));
+        self
+    }
+
     /// Adds a dropout layer: while training, each number is zeroed with this probability and the others are
     /// scaled by 1 / (1 − probability).
     pub fn dropout(mut self, probability: f64) -> Self {
@@ -95,6 +115,11 @@ impl Head {
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
+    }
+
+    /// How feature maps become a vector.
+    pub fn pooled(&self) -> Pooling {
+        self.pooling
     }
 
     /// How many classes the head tells apart.
@@ -122,7 +147,9 @@ impl Head {
         bounds::within("layers", self.layers.len(), 0..=bounds::LAYERS)?;
         for layer in &self.layers {
             match layer {
-                Layer::Hidden(units) => bounds::within("hidden", *units, 1..=bounds::UNITS)?,
+                Layer::Hidden(units) | Layer::HiddenWith(units, _) => {
+                    bounds::within("hidden", *units, 1..=bounds::UNITS)?;
+                }
                 Layer::Dropout(p) if !(0.0..1.0).contains(p) => {
                     return Err(Error::option("dropout", p, "at least 0 and below 1"));
                 }
@@ -145,12 +172,17 @@ impl Head {
         Ok(())
     }
 
+    /// Units and activations of the hidden layers.
+    pub(crate) fn hidden_layers(&self) -> impl Iterator<Item = (usize, Activation)> {
+        self.layers.iter().filter_map(Layer::dense)
+    }
+
     /// Names and sizes (inputs, outputs) of the dense layers on a vector of so many numbers.
     pub(super) fn dense_layers(&self, features: [usize; 3]) -> Vec<(String, usize, usize)> {
         let mut inputs = self.flat(features);
         let mut layers = Vec::new();
         for layer in &self.layers {
-            if let Layer::Hidden(units) = *layer {
+            if let Some((units, _)) = layer.dense() {
                 layers.push((format!("hidden{}", layers.len() + 1), inputs, units));
                 inputs = units;
             }

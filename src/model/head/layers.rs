@@ -4,6 +4,7 @@ use candle_core::{D, Tensor, Var};
 
 use super::config::{Head, Layer, Output, Pooling};
 use super::dropout::Dropout;
+use crate::kernels::reference;
 use crate::model::backbone::{LayerInfo, Mode};
 use crate::model::parameter::Parameter;
 use crate::{Error, Result};
@@ -123,6 +124,10 @@ impl HeadLayers {
                     let dense = hidden.next().expect("one dense layer per hidden layer");
                     x = relu(&dense.forward(&x, mode)?)?;
                 }
+                Layer::HiddenWith(_, activation) => {
+                    let dense = hidden.next().expect("one dense layer per hidden layer");
+                    x = reference::activation(&dense.forward(&x, mode)?, activation)?;
+                }
                 Layer::Dropout(probability) => {
                     if let (Mode::Train, Some(dropout)) = (mode, dropout) {
                         x = (&x * dropout.mask(probability, index, &x)?)?;
@@ -196,7 +201,7 @@ impl HeadLayers {
         let mut dropouts = 0;
         for layer in &self.config.layers {
             match layer {
-                Layer::Hidden(_) => {
+                Layer::Hidden(_) | Layer::HiddenWith(..) => {
                     let info = dense
                         .next()
                         .expect("one dense layer per hidden layer")

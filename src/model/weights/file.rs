@@ -1,5 +1,6 @@
-//! A base's weights from a safetensors file, reading nothing but them.
+//! A base's weights from a safetensors file or one of PyTorch's, reading nothing but them.
 
+use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::foreign;
 use super::naming::Naming;
 use super::tensors::{ConvTensors, check_values};
+use super::torch_file::{self, TorchFile};
 use crate::data::Preprocess;
 use crate::error::{Cause, While};
 use crate::error::{Error, Result};
@@ -19,12 +21,11 @@ use crate::model::names;
 use crate::tensor_file::TensorFile;
 
 /// What a file gives: the tensors of every convolution in the table's order as f32, and what pixels must look like.
-pub(super) type Loaded = (Vec<ConvTensors>, Preprocess);
+pub(crate) type Loaded = (Vec<ConvTensors>, Preprocess);
 
 /// Reads what a table needs from a file.
 pub(super) fn load(path: &Path, arch: &Arch, device: &Device) -> Result<Loaded> {
-    let file = files::open(path).map_err(Error::io(path))?;
-    read(path, file, arch, device)
+    WeightFile::open(path)?.load(arch, device)
 }
 
 /// The same from a file's content; errors name `path`.
@@ -34,7 +35,7 @@ pub(super) fn read(
     arch: &Arch,
     device: &Device,
 ) -> Result<Loaded> {
-    WeightFile::new(path, TensorFile::read(content))?.load(arch, device)
+    WeightFile::new(path, Contents::read(content))?.load(arch, device)
 }
 
 /// What a saved classifier's metadata says of its base.
@@ -43,14 +44,78 @@ struct SavedBase {
     preprocess: Preprocess,
 }
 
+/// An open file, whatever its format.
+enum Contents<R: Read + Seek> {
+    Safetensors(TensorFile<R>),
+    Torch(TorchFile<R>),
+}
+
+impl<R: Read + Seek> Contents<R> {
+    fn read(mut content: R) -> Result<Self, Cause> {
+        let mut start = Vec::new();
+        content.by_ref().take(9).read_to_end(&mut start)?;
+        content.rewind()?;
+        // A safetensors file may begin so too, with the length of its header, which then begins with a brace.
+        if start.starts_with(torch_file::MAGIC) && !start.ends_with(b"{") {
+            return Ok(Self::Torch(TorchFile::read(content)?));
+        }
+        Ok(Self::Safetensors(TensorFile::read(content)?))
+    }
+
+    /// An entry of the metadata.
+    fn entry(&self, key: &str) -> Option<&str> {
+        match self {
+            Self::Safetensors(file) => file.entry(key),
+            Self::Torch(_) => None,
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Safetensors(file) => file.names(),
+            Self::Torch(file) => file.names(),
+        }
+    }
+
+    /// Type and shape of a tensor.
+    fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
+        match self {
+            Self::Safetensors(file) => {
+                let info = file.info(name)?;
+                Some((info.dtype, info.shape.clone()))
+            }
+            Self::Torch(file) => file.info(name),
+        }
+    }
+
+    /// The bytes of a tensor.
+    fn bytes(&mut self, name: &str) -> Result<Vec<u8>, Cause> {
+        match self {
+            Self::Safetensors(file) => {
+                let info = file.info(name).cloned().ok_or("it is not there")?;
+                Ok(file.bytes(&info)?)
+            }
+            Self::Torch(file) => file.bytes(name),
+        }
+    }
+}
+
 /// An open file whose header was read and checked.
-struct WeightFile<'a, R> {
+pub(crate) struct WeightFile<'a, R: Read + Seek> {
     path: &'a Path,
-    file: TensorFile<R>,
+    file: Contents<R>,
+}
+
+impl<'a> WeightFile<'a, File> {
+    /// Opens a file.
+    pub(crate) fn open(path: &'a Path) -> Result<Self> {
+        let file = files::open(path).map_err(Error::io(path))?;
+        Self::new(path, Contents::read(file))
+    }
 }
 
 impl<'a, R: Read + Seek> WeightFile<'a, R> {
-    fn new(path: &'a Path, opened: Result<TensorFile<R>, Cause>) -> Result<Self> {
+    fn new(path: &'a Path, opened: Result<Contents<R>, Cause>) -> Result<Self> {
         match opened {
             Ok(file) => Ok(Self { path, file }),
             Err(cause) => Err(match cause.downcast::<std::io::Error>() {
@@ -63,7 +128,8 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         }
     }
 
-    fn load(mut self, arch: &Arch, device: &Device) -> Result<Loaded> {
+    /// Reads what a table needs.
+    pub(crate) fn load(&mut self, arch: &Arch, device: &Device) -> Result<Loaded> {
         let naming = self.naming(arch)?;
         let preprocess = self.preprocess(arch, naming)?;
         let convs = arch.convs().map(|(_, conv)| {
@@ -75,11 +141,15 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         Ok((convs.collect::<Result<_>>()?, preprocess))
     }
 
+    /// The shape of a tensor, if it is there.
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.file.info(name).map(|(_, shape)| shape)
+    }
+
     /// A tensor that is not there, under any of these names.
-    fn missing(&self, arch: &Arch, tried: &[String]) -> Error {
+    pub(crate) fn missing(&self, arch: &Arch, tried: &[String]) -> Error {
         let names = self.file.names();
-        let shape = |name: &str| self.file.info(name).map(|info| info.shape.clone());
-        let guess = foreign::guess(arch, &names, shape);
+        let guess = foreign::guess(arch, &names, |name| self.shape(name));
         Error::MissingTensor {
             path: self.path.to_owned(),
             tensor: tried.join("` or `"),
@@ -113,41 +183,38 @@ impl<'a, R: Read + Seek> WeightFile<'a, R> {
         Ok(base.preprocess)
     }
 
-    fn tensor(
+    /// A tensor as f32, of this shape.
+    pub(crate) fn tensor(
         &mut self,
         arch: &Arch,
         name: &str,
         expected: &[usize],
         device: &Device,
     ) -> Result<Tensor> {
-        let Some(info) = self.file.info(name).cloned() else {
+        let Some((dtype, shape)) = self.file.info(name) else {
             return Err(self.missing(arch, &[name.to_owned()]));
         };
-        if info.shape != expected {
+        if shape != expected {
             return Err(Error::TensorShape {
                 path: self.path.to_owned(),
                 tensor: name.to_owned(),
                 expected: expected.to_vec(),
-                found: info.shape,
+                found: shape,
             });
         }
         let damaged = |reason: String| Error::WeightFile {
             path: self.path.to_owned(),
             source: format!("tensor `{name}`: {reason}").into(),
         };
-        if !matches!(
-            info.dtype,
-            Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64
-        ) {
+        if !matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) {
             return Err(damaged(format!(
-                "type {:?} is not f16, bf16, f32 or f64",
-                info.dtype
+                "type {dtype:?} is not f16, bf16, f32 or f64"
             )));
         }
-        let bytes = self.file.bytes(&info);
+        let bytes = self.file.bytes(name);
         let bytes = bytes.map_err(|error| damaged(error.to_string()))?;
-        let view = TensorView::new(info.dtype, info.shape, &bytes)
-            .map_err(|error| damaged(error.to_string()))?;
+        let view =
+            TensorView::new(dtype, shape, &bytes).map_err(|error| damaged(error.to_string()))?;
         let values: Vec<f32> = view
             .load(&Device::Cpu)?
             .to_dtype(DType::F32)?

@@ -10,6 +10,7 @@ mod hub;
 mod naming;
 mod random;
 mod tensors;
+mod torch_file;
 
 use std::path::PathBuf;
 
@@ -18,7 +19,10 @@ use candle_core::Device;
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 
+pub(crate) use file::WeightFile;
 pub(crate) use tensors::{ConvTensors, NormTensors, check_values};
+
+use naming::Naming;
 
 use super::arch::{Arch, Vgg};
 use crate::data::Preprocess;
@@ -57,7 +61,7 @@ pub enum Weights {
     /// `examples/pretrain/README.md` has the recipe. For [`Vgg::Vgg19`](crate::model::Vgg::Vgg19), whose width it
     /// sets. Pixels: [`Preprocess::Torch`].
     Compact,
-    /// A safetensors file: see [`Weights::file`].
+    /// A safetensors file or PyTorch's: see [`Weights::file`].
     File(PathBuf),
     /// Fresh weights: He normal (mean 0, variance 2 / fan-in; He et al. 2015, eq. 10), zero biases. Pixels:
     /// [`Preprocess::Unit`].
@@ -67,9 +71,28 @@ pub enum Weights {
     },
 }
 
+/// What each tensor of a base is called in PyTorch's files, in the order of files: torchvision's names, or timm's. None
+/// where torchvision has no such network.
+pub(crate) fn torch_names(arch: &Arch, torchvision: bool) -> Option<Vec<(String, String)>> {
+    let last = arch.torch_top().and_then(|top| top.layers.last());
+    if torchvision {
+        last?.torchvision?;
+    }
+    // timm took VGG's names from torchvision, and ResNets have one name in both.
+    let (_, first) = arch.convs().next()?;
+    let others = first.torch_name.is_some() && (torchvision || arch.has_keras_names());
+    let naming = if others {
+        Naming::Torchvision
+    } else {
+        Naming::Table
+    };
+    Some(naming.renamed(arch))
+}
+
 impl Weights {
-    /// A safetensors file with the base's tensors, in f32, f16, bf16 or f64, finite in f32. Other tensors in the file,
-    /// such as a classifier's, are not read. The names and the layout are one of
+    /// A safetensors file, or PyTorch's zip archive (`.pth`, `.pt`, `.bin`, by `torch.save` of a `state_dict`; nothing in
+    /// it is run), with the base's tensors, in f32, f16, bf16 or f64, finite in f32. Other tensors in the file, such as a
+    /// classifier's, are not read. The names and the layout are one of
     ///
     /// - timm's: `layer1.0.conv1.weight` (out, in, kernel, kernel), `layer1.0.bn1.running_mean` (out);
     /// - torchvision's, where they differ: `features.0.weight`;
