@@ -113,11 +113,7 @@ impl<'a> Report<'a> {
         };
         let scores = self.scores;
         Ok(Page {
-            title: format!(
-                "{} on {}",
-                self.model.base().architecture(),
-                self.dataset.root().display()
-            ),
+            title: self.title(),
             part: self.part,
             figures: self.figures(),
             blocks: self.blocks(),
@@ -136,6 +132,19 @@ impl<'a> Report<'a> {
             contact_sheet: self.contact_sheet()?,
             settings: self.setting_rows(),
         })
+    }
+
+    /// The base, and the last two names of where the pictures are.
+    fn title(&self) -> String {
+        let root = self.dataset.root();
+        let above = root.parent().and_then(Path::file_name).map(Path::new);
+        let name = Path::new(root.file_name().unwrap_or(root.as_os_str()));
+        let place = above.map_or_else(|| name.to_owned(), |above| above.join(name));
+        format!(
+            "{} on {}",
+            self.model.base().architecture(),
+            place.display()
+        )
     }
 
     /// The figures at the top.
@@ -331,11 +340,8 @@ impl<'a> Report<'a> {
         }
         let threads = rayon::current_num_threads();
         let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
-        let numerics = model.base().numerics();
-        rows.push((
-            "machine".into(),
-            format!("{system}, {machine}, {threads} threads, kernels {numerics}"),
-        ));
+        let machine = format!("{system}, {machine}, {threads} threads");
+        rows.push(("machine".into(), machine));
         rows.push(("headstart".into(), env!("CARGO_PKG_VERSION").into()));
         rows
     }

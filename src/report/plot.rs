@@ -183,7 +183,12 @@ fn draw_series<B: DrawingBackend>(
             .map(|point| Circle::new(*point, 3, colour.filled()));
         chart.draw_series(dots).map_err(|error| error.to_string())?;
     }
-    legend(&mut chart)
+    // Losses go down, and leave room above; accuracies go up.
+    let place = match title {
+        "loss" => SeriesLabelPosition::UpperRight,
+        _ => SeriesLabelPosition::LowerRight,
+    };
+    legend(&mut chart, place)
 }
 
 type Chart<'a, B> = ChartContext<
@@ -226,14 +231,17 @@ fn frame<'a, B: DrawingBackend>(
     Ok(chart)
 }
 
-fn legend<'a, B: DrawingBackend + 'a>(chart: &mut Chart<'a, B>) -> Outcome {
+fn legend<'a, B: DrawingBackend + 'a>(
+    chart: &mut Chart<'a, B>,
+    place: SeriesLabelPosition,
+) -> Outcome {
     let (_, height) = chart.plotting_area().dim_in_pixel();
     let size = 13.0 * (f64::from(height) / (SIZE.1 as f64 - 80.0)).max(0.5);
     chart
         .configure_series_labels()
         .label_font(("sans-serif", size).into_font().color(&INK))
         .border_style(TRANSPARENT)
-        .position(SeriesLabelPosition::MiddleRight)
+        .position(place)
         .draw()
         .map_err(|error| error.to_string().into())
 }
@@ -328,7 +336,7 @@ pub(super) fn compared(
                 .map(|point| Circle::new(*point, 3, colour.filled()));
             chart.draw_series(dots).map_err(|error| error.to_string())?;
         }
-        legend(&mut chart)
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
     })
 }
 

@@ -158,6 +158,8 @@ pub struct Settings {
     pub resize: Option<Resize>,
     /// Default: the recipe's: 20, 40 (linear) or 10 (the notebook's).
     pub epochs: Option<usize>,
+    /// Of those, how many [`Recipe::FineTune`] trains the head alone first. Default: a quarter, and five at most.
+    pub head_epochs: Option<usize>,
     /// Default: the recipe's: 32, or 20 (the notebook's).
     pub batch_size: Option<usize>,
     /// The head's; what is trained of the base has a tenth of it in [`Recipe::FineTune`]. Default: the recipe's.
@@ -181,6 +183,7 @@ impl Settings {
             size: self.size.or(other.size),
             resize: self.resize.or(other.resize),
             epochs: self.epochs.or(other.epochs),
+            head_epochs: self.head_epochs.or(other.head_epochs),
             batch_size: self.batch_size.or(other.batch_size),
             lr: self.lr.or(other.lr),
             augment: self.augment.or(other.augment),
@@ -206,6 +209,10 @@ impl Settings {
                 .resize
                 .or_else(|| arch.as_ref().map(|arch| self.resize(arch))),
             epochs: Some(self.epochs()),
+            head_epochs: match self.recipe() {
+                Recipe::FineTune => Some(self.head_epochs()),
+                _ => self.head_epochs,
+            },
             batch_size: Some(self.batch_size()),
             lr: Some(self.lr.unwrap_or(LearningRate::Rate(self.default_rate()))),
             augment: Some(self.augments()),
@@ -237,6 +244,7 @@ impl Settings {
         for (option, number) in [("epochs", self.epochs()), ("batch_size", self.batch_size())] {
             crate::bounds::within(option, number, 1..=1_000_000)?;
         }
+        crate::bounds::within("head_epochs", self.head_epochs(), 1..=self.epochs())?;
         let size = self.size(&arch);
         if arch.output([3, size, size]).is_none() {
             return Err(Error::option("size", size, format!("larger for {arch}")));
@@ -309,6 +317,7 @@ impl Settings {
         let trainer = match self.recipe() {
             Recipe::FineTune => FineTuning {
                 epochs: self.epochs(),
+                head_epochs: self.head_epochs(),
                 learning_rate: rate,
                 augment: self.augments(),
                 blocks: match self.unfreeze {
@@ -418,6 +427,11 @@ impl Settings {
             Recipe::Linear => 40,
             Recipe::Notebook | Recipe::Cached => 10,
         })
+    }
+
+    fn head_epochs(&self) -> usize {
+        let default = self.epochs().div_ceil(4).min(5);
+        self.head_epochs.unwrap_or(default)
     }
 
     pub(super) fn batch_size(&self) -> usize {

@@ -53,15 +53,15 @@ impl Settings {
         };
         match self.recipe() {
             Recipe::FineTune => format!(
-                "The head first, on a frozen base, then head and last blocks together, gently: {steps}, AdamW up to \
-                 {learning_rate:e} and then a tenth of it, each picture {varied}."
+                "The head first, on a frozen base, then head and last blocks together, gently:\n{steps}, AdamW up to \
+                 {learning_rate:e} and then a tenth of it,\neach picture {varied}."
             ),
             Recipe::Linear => format!(
-                "One layer on what the frozen base makes of each picture, which is computed once: {steps}, AdamW up to \
+                "One layer on what the frozen base makes of each picture, which is computed once:\n{steps}, AdamW up to \
                  {learning_rate:e}."
             ),
             Recipe::Notebook | Recipe::Cached => {
-                format!("{steps}, RMSprop at {learning_rate:e}, each picture {varied}.")
+                format!("{steps}, RMSprop at {learning_rate:e},\neach picture {varied}.")
             }
         }
     }

@@ -266,22 +266,35 @@ fn runs_are_compared_and_bases_listed() {
 
 #[test]
 fn a_model_is_exported() {
-    let trained = trained();
     let folder = tempfile::tempdir().unwrap();
     let (onnx, torch) = (
         folder.path().join("a.onnx"),
         folder.path().join("a.safetensors"),
     );
-    succeed(&["export", at(&trained.out), "--onnx", "--out", at(&onnx)]);
-    succeed(&["export", at(&trained.out), "--torch", "--out", at(&torch)]);
+    succeed(&["export", at(&trained().out), "--onnx", "--out", at(&onnx)]);
     assert!(std::fs::metadata(&onnx).unwrap().len() > 1_000_000);
+    assert!(fail(2, &["export", at(&trained().out)]).contains("--onnx"));
+    // PyTorch has this base, with heads of one layer.
+    let other = folder.path().join("other");
+    let base = ["--base", "resnet18", "--weights", "random", "--size", "32"];
+    let run = [
+        "train",
+        at(&trained().pictures),
+        "--out",
+        at(&other),
+        "--recipe",
+        "linear",
+        "--epochs",
+        "1",
+    ];
+    succeed(&[&run[..], &base].concat());
+    succeed(&["export", at(&other), "--torch", "--out", at(&torch)]);
     let names = candle_core::safetensors::load(&torch, &headstart::Device::Cpu).unwrap();
     assert!(
-        names.contains_key("features.0.weight"),
+        names.contains_key("layer1.0.conv1.weight"),
         "{:?}",
         names.keys()
     );
-    assert!(fail(2, &["export", at(&trained.out)]).contains("--onnx"));
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn an_interrupt_in_a_terminal_saves_and_the_run_goes_on() {
     let mut terminal = rexpect::session::spawn_command(train, Some(60_000)).unwrap();
     terminal.exp_string("What is learnt").unwrap();
     // A bar is drawn, over and over on its line.
-    terminal.exp_regex(r"epoch \d+/3000.*left").unwrap();
+    terminal.exp_regex(r"epoch \d\d+/3000.*left").unwrap();
     // Somebody else's turn in the same folder is refused meanwhile.
     let told = fail(1, &["train", "--resume", "--out", at(&out)]);
     assert!(told.contains("another run"), "{told}");

@@ -43,6 +43,9 @@ pub(crate) struct SettingOptions {
     /// How many times the training pictures are seen [default: the recipe's: 20, 40 (linear), 10 (notebook)]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
+    /// Of those, how many fine-tune trains the head alone first [default: a quarter, and 5 at most]
+    #[arg(long, value_name = "N")]
+    head_epochs: Option<usize>,
     /// How many pictures make one update [default: the recipe's: 32, 20 (notebook)]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
@@ -70,6 +73,7 @@ impl SettingOptions {
             size: self.size,
             resize: self.resize,
             epochs: self.epochs,
+            head_epochs: self.head_epochs,
             batch_size: self.batch_size,
             lr: self.lr,
             augment: self.no_augment.then_some(false),

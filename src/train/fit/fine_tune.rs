@@ -22,6 +22,8 @@ const TRAINED_SHARE: f64 = 0.2;
 pub(crate) struct FineTuning {
     /// Of both phases together.
     pub(crate) epochs: usize,
+    /// Of the first one; without blocks for a second, all.
+    pub(crate) head_epochs: usize,
     /// The head's, at its highest; head and last blocks together have a tenth of it.
     pub(crate) learning_rate: f64,
     /// What is trained with the head in the second phase; without any there is the first alone.
@@ -35,26 +37,23 @@ impl FineTuning {
     pub(crate) fn new<B: Backbone>(model: &Classifier<B>) -> Self {
         Self {
             epochs: 20,
+            head_epochs: 5,
             learning_rate: 1e-3,
             blocks: last_blocks(model.base()),
             augment: true,
         }
     }
 
-    /// The epochs of the head alone: a quarter, and five at most, so that a longer run begins as a shorter one did.
-    fn head_epochs(&self) -> usize {
-        match self.blocks.is_empty() {
-            true => self.epochs,
-            false => self.epochs.div_ceil(4).min(5),
-        }
-    }
-
     /// The trainer.
     pub(crate) fn trainer(self) -> Trainer {
         let one_cycle = Schedule::one_cycle();
-        let head = Phase::new(self.head_epochs()).frozen().schedule(one_cycle);
+        let head_epochs = match self.blocks.is_empty() {
+            true => self.epochs,
+            false => self.head_epochs,
+        };
+        let head = Phase::new(head_epochs).frozen().schedule(one_cycle);
         let mut phases = vec![head];
-        let rest = self.epochs.saturating_sub(self.head_epochs());
+        let rest = self.epochs.saturating_sub(head_epochs);
         if rest > 0 {
             phases.push(
                 Phase::new(rest)
