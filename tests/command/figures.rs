@@ -276,14 +276,7 @@ fn a_model_is_exported() {
     assert!(fail(2, &["export", at(&trained().out)]).contains("--onnx"));
     // PyTorch has this base, with heads of one layer.
     let other = folder.path().join("other");
-    let base = [
-        "--base",
-        "resnet18",
-        "--weights",
-        "random",
-        "--size",
-        "32",
-    ];
+    let base = ["--base", "resnet18", "--weights", "random", "--size", "32"];
     let run = [
         "train",
         at(&trained().pictures),
