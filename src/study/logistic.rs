@@ -1,6 +1,6 @@
 //! Logistic regression: the convex problem, and its optimum.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use argmin::core::{CostFunction, Executor, Gradient, State, TerminationReason, TerminationStatus};
 use argmin::solver::linesearch::MoreThuenteLineSearch;
@@ -12,8 +12,13 @@ use crate::error::{Error, Result};
 /// Pairs of steps that L-BFGS remembers.
 const MEMORY: usize = 10;
 
-/// The most steps of one problem.
+/// The most steps of one problem, and the most points that are looked at: a line search may try without end where rounding
+/// hides what it looks for.
 const MAX_STEPS: u64 = 3000;
+const MAX_POINTS: usize = 20_000;
+
+/// A gradient this small is rounding.
+const SMALLEST: f64 = 1e-9;
 
 /// Weights and biases, their cost, and its gradient.
 type Point = (Vec<f64>, f64, Vec<f64>);
@@ -30,6 +35,8 @@ pub(super) struct Problem {
     lambda: f64,
     /// The last point that was asked for, with its cost and gradient: the line search asks for both, one by one.
     last: RefCell<Option<Point>>,
+    /// How many points were looked at.
+    points: Cell<usize>,
 }
 
 /// Weights (outputs, R) and biases of an optimum.
@@ -61,6 +68,7 @@ impl Problem {
             outputs: if classes == 2 { 1 } else { classes },
             lambda: 1.0 / (inverse_strength * total),
             last: RefCell::new(None),
+            points: Cell::new(0),
         }
     }
 
@@ -79,14 +87,14 @@ impl Problem {
     pub(super) fn solve(&self, from: Option<Vec<f64>>, tolerance: f64) -> Result<Solution> {
         let begin = from.unwrap_or_else(|| self.zero());
         let at_zero = norm(&self.value(&self.zero())?.1);
-        let wanted = tolerance * at_zero.min(self.lambda).max(f64::MIN_POSITIVE);
+        let wanted = tolerance * at_zero.min(self.lambda).max(SMALLEST);
         let failed = |reason: String| {
             let what = "the fit of a linear head";
             Error::mismatch(what, reason, "an optimum")
         };
         let solver = LBFGS::new(MoreThuenteLineSearch::new(), MEMORY)
             .with_tolerance_grad(wanted)
-            .and_then(|solver| solver.with_tolerance_cost(0.0))
+            .and_then(|solver| solver.with_tolerance_cost(f64::EPSILON))
             .map_err(|error| failed(error.to_string()))?;
         let steps = Executor::new(self, solver)
             .configure(|state| state.param(begin.clone()).max_iters(MAX_STEPS))
@@ -222,6 +230,10 @@ impl CostFunction for &Problem {
     type Output = f64;
 
     fn cost(&self, point: &Vec<f64>) -> Result<f64, argmin::core::Error> {
+        self.points.set(self.points.get() + 1);
+        if self.points.get() > MAX_POINTS {
+            return Err(argmin::core::Error::msg("it looked at too many points"));
+        }
         Ok(self.value(point)?.0)
     }
 }
