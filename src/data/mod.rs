@@ -13,6 +13,7 @@ mod resize;
 pub use self::augment::{AugmentParams, Augmenter, FillMode};
 pub use self::batch::Batch;
 pub(crate) use self::batch::to_batch;
+pub(crate) use self::dataset::lookalike;
 pub use self::dataset::{
     Dataset, DatasetOptions, DirectoryDataset, Item, Policy, Problem, pictures,
 };

@@ -25,6 +25,8 @@ pub use self::options::DatasetOptions;
 pub use self::pictures::pictures;
 pub use self::problem::{Policy, Problem};
 
+pub(crate) use self::scan::lookalike;
+
 use self::problem::Problems;
 use self::scan::{Scan, check_classes};
 use super::decode::Decoder;

@@ -62,12 +62,11 @@ fn chart(
     let span = (high - low).max(1e-9);
     let mut rows = vec![vec![' '; width]; ROWS];
     for (mark, series) in [('•', training), ('○', validation)] {
-        for column in 0..width {
-            let epoch = column * (series.len() - 1) / (width - 1).max(1);
-            // Between two epochs nothing stands.
-            let is_first =
-                column == 0 || (column - 1) * (series.len() - 1) / (width - 1).max(1) != epoch;
-            if let (true, Some(value)) = (is_first, series[epoch].filter(|v| v.is_finite())) {
+        let epoch = |column: usize| column * (series.len() - 1) / (width - 1).max(1);
+        // Between two epochs nothing stands.
+        let is_first = |column: &usize| *column == 0 || epoch(column - 1) != epoch(*column);
+        for column in (0..width).filter(is_first) {
+            if let Some(value) = series[epoch(column)].filter(|v| v.is_finite()) {
                 let row = ((high - value) / span * (ROWS - 1) as f64).round() as usize;
                 let place = &mut rows[row.min(ROWS - 1)][column];
                 *place = if *place == ' ' { mark } else { '◉' };

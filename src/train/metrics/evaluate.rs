@@ -5,8 +5,7 @@ use candle_core::DType;
 use super::evaluation::{ConfusionMatrix, Evaluation};
 use super::loss::{Loss, LossOptions};
 use super::scores::{PictureScore, Scores};
-use crate::data::Batch;
-use crate::data::Dataset;
+use crate::data::{Batch, Dataset, lookalike};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::train::batches::BatchSource;
@@ -115,6 +114,7 @@ pub(in crate::train) fn check_classes<B: Backbone>(
     }
     let (found, expected) = (dataset.class_names(), model.class_names());
     let other = found.iter().zip(expected).position(|(a, b)| a != b);
+    let hint = other.map(|at| lookalike(&expected[at], [&found[at]]));
     // Of many, those from the first that differs on.
     let names = |names: &[String]| match names.len() {
         0..=NAMED => names.join(", "),
@@ -126,7 +126,7 @@ pub(in crate::train) fn check_classes<B: Backbone>(
     };
     Err(Error::mismatch(
         what,
-        format!("classes {}", names(found)),
+        format!("classes {}{}", names(found), hint.unwrap_or_default()),
         format!("the model's classes {}", names(expected)),
     ))
 }
