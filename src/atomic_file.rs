@@ -40,8 +40,19 @@ pub(crate) fn write(
     attempt().map_err(Error::io(path))
 }
 
-/// Refuses to put a file in the place of what is none, such as `/dev/null` or a pipe.
+/// Refuses to put a file in the place of what is none, such as a pipe or `/dev/null`, or of a link of the system's, such as
+/// `/dev/stdout`. Another link is replaced, never written through.
 fn require_replaceable(path: &Path) -> std::io::Result<()> {
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if is_link
+        && ["/dev", "/proc", "/sys"]
+            .iter()
+            .any(|system| path.starts_with(system))
+    {
+        return Err(std::io::Error::other(
+            "a link of the system's is there, which is not written over",
+        ));
+    }
     match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => {
             let found = if metadata.is_dir() {
@@ -101,6 +112,8 @@ mod tests {
             assert!(error.to_string().contains("is there"), "{error}");
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+        // To whatever the output was led.
+        assert!(require_replaceable(Path::new("/dev/stdout")).is_err());
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub enum Error {
 
     // Pictures on disk: the user's data.
     /// A file or folder could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}", path = shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -178,6 +178,15 @@ pub enum Error {
         source: Cause,
     },
 
+    /// A folder of results that cannot be written to as it is.
+    #[error("run {path}: {source}", path = path.display())]
+    Run {
+        /// The folder.
+        path: PathBuf,
+        /// What is there, and the ways on.
+        source: Cause,
+    },
+
     /// An error of candle's.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -204,6 +213,15 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// A path as it is shown where nothing else stands before it.
+fn shown(path: &Path) -> std::path::Display<'_> {
+    let path = match path.as_os_str().is_empty() {
+        true => Path::new("an empty path"),
+        false => path,
+    };
+    path.display()
 }
 
 impl Error {

@@ -50,7 +50,7 @@
 //! # Features
 //!
 //! `compact` (on by default) carries a base of 2.5 MB; `hub` (on by default) fetches ImageNet weights; `tensorboard`
-//! writes event files; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
+//! writes event files; `report` writes pages about trained models, and `cli` is the command `headstart`; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, unreachable_pub)]
 #![deny(unsafe_code)]
@@ -68,6 +68,10 @@ pub mod model;
 pub mod prelude;
 pub mod progress;
 mod random;
+#[cfg(feature = "report")]
+#[cfg_attr(docsrs, doc(cfg(feature = "report")))]
+pub mod report;
+pub mod run;
 pub mod study;
 mod tensor_file;
 pub mod train;
@@ -79,7 +83,7 @@ pub use candle_core::{Device, Tensor};
 pub use data::{Augmenter, Dataset, DirectoryDataset, Preprocess, Resize};
 pub use error::{Error, Result};
 pub use model::{Block, Classifier, ConvBase, Head, Weights, bases};
-pub use train::callback::EarlyStopping;
+pub use train::callback::{Callback, EarlyStopping, EpochEnd, StepEnd, Stop};
 pub use train::optimizer::{AdamW, RmsProp, Sgd};
 pub use train::{Checkpoints, FeatureCache, Trainer};
 

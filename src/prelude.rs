@@ -14,10 +14,10 @@ pub use crate::model::{
 pub use crate::progress::{Verbosity, set_verbosity};
 pub use crate::study::{LinearHead, Study};
 pub use crate::train::callback::{
-    Callback, CsvLogger, EarlyStopping, EpochEnd, JsonLinesLogger, Monitor, ReduceLrOnPlateau,
-    StepEnd, Stop,
+    Callback, CallbackState, CsvLogger, EarlyStopping, EpochBegin, EpochEnd, JsonLinesLogger,
+    Monitor, ReduceLrOnPlateau, StepEnd, Stop, TrainBegin,
 };
-pub use crate::train::metrics::{Evaluation, History};
+pub use crate::train::metrics::{EpochRecord, Evaluation, History};
 pub use crate::train::optimizer::{AdamW, Clip, RmsProp, Schedule, Sgd};
 pub use crate::train::{Checkpoints, FeatureCache, Phase, Trainer};
 pub use crate::{Device, Error, Result, Tensor};

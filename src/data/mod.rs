@@ -13,7 +13,10 @@ mod resize;
 pub use self::augment::{AugmentParams, Augmenter, FillMode};
 pub use self::batch::Batch;
 pub(crate) use self::batch::to_batch;
-pub use self::dataset::{Dataset, DatasetOptions, DirectoryDataset, Item, Policy, Problem};
+pub(crate) use self::dataset::lookalike;
+pub use self::dataset::{
+    Dataset, DatasetOptions, DirectoryDataset, Item, Policy, Problem, pictures,
+};
 pub use self::decode::{Decoder, decode_bytes, decode_file, to_rgb};
 pub use self::loader::Loader;
 pub use self::preprocess::Preprocess;

@@ -126,26 +126,33 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
         output: impl Output<S>,
     ) {
         let row = rows.start;
-        // SAFETY: the first of the rows is among those that are valid; what `block` asks for is what the caller says, of
-        // as many rows as its arm is for.
-        unsafe {
-            let a = a.add(row * ROW);
-            match rows.len() {
-                1 => self.block::<S, 1, V>(simd, row, share, a, b, output),
-                2 => self.block::<S, 2, V>(simd, row, share, a, b, output),
-                3 => self.block::<S, 3, V>(simd, row, share, a, b, output),
-                4 => self.block::<S, 4, V>(simd, row, share, a, b, output),
-                5 => self.block::<S, 5, V>(simd, row, share, a, b, output),
-                6 => self.block::<S, 6, V>(simd, row, share, a, b, output),
-                7 => self.block::<S, 7, V>(simd, row, share, a, b, output),
-                8 => self.block::<S, 8, V>(simd, row, share, a, b, output),
-                9 => self.block::<S, 9, V>(simd, row, share, a, b, output),
-                10 => self.block::<S, 10, V>(simd, row, share, a, b, output),
-                11 => self.block::<S, 11, V>(simd, row, share, a, b, output),
-                12 => self.block::<S, 12, V>(simd, row, share, a, b, output),
-                13 => self.block::<S, 13, V>(simd, row, share, a, b, output),
-                _ => self.block::<S, 14, V>(simd, row, share, a, b, output),
-            }
+        // SAFETY: the first of the rows is among those that are valid.
+        let a = unsafe { a.add(row * ROW) };
+        // Each block is a function of its own: unoptimised, all of them together would want 3 MB of stack.
+        macro_rules! block {
+            ($r:literal) => {
+                simd.vectorize(
+                    #[inline(always)]
+                    // SAFETY: what `block` asks for is what the caller says, of as many rows as its arm is for.
+                    || unsafe { self.block::<S, $r, V>(simd, row, share, a, b, output) },
+                )
+            };
+        }
+        match rows.len() {
+            1 => block!(1),
+            2 => block!(2),
+            3 => block!(3),
+            4 => block!(4),
+            5 => block!(5),
+            6 => block!(6),
+            7 => block!(7),
+            8 => block!(8),
+            9 => block!(9),
+            10 => block!(10),
+            11 => block!(11),
+            12 => block!(12),
+            13 => block!(13),
+            _ => block!(14),
         }
     }
 

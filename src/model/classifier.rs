@@ -2,25 +2,18 @@
 
 use std::collections::HashSet;
 
-use candle_core::{DType, Tensor, Var};
-use image::RgbImage;
-use rayon::prelude::*;
+use candle_core::{Tensor, Var};
 
 use super::backbone::{Backbone, Mode};
 use super::base::ConvBase;
 use super::familiarity::Familiarity;
 use super::head::{Dropout, Head, HeadLayers};
 use super::names;
-use super::picture::Picture;
-use super::prediction::Prediction;
 use super::summary::Summary;
-use crate::data::{self, Decoder, Preprocess, Resize};
+use crate::data::{Preprocess, Resize};
 use crate::error::{Error, Result};
 use crate::words::count;
 use crate::{bounds, finite};
-
-/// How many pictures are classified together.
-const TOGETHER: usize = 32;
 
 /// A picture classifier: a convolutional base, a head, and what they need to take a picture from a file to a
 /// class name (class names, input size, resize filter, preprocess).
@@ -289,127 +282,9 @@ impl<B: Backbone> Classifier<B> {
         self.head.forward(&features, Mode::Train, Some(dropout))
     }
 
-    fn features_from(&self, first: usize, input: &Tensor, mode: Mode) -> Result<Tensor> {
+    pub(super) fn features_from(&self, first: usize, input: &Tensor, mode: Mode) -> Result<Tensor> {
         let blocks = first..self.base.blocks().len();
         self.base.forward_blocks(input, blocks, mode)
-    }
-
-    /// Classifies one picture: a path, encoded bytes, or a decoded image.
-    ///
-    /// A decoded image is taken as it lies. `image::open` drops what a file says of its orientation, so that a photograph
-    /// taken upright may lie on its side: give the path or the bytes, or [`decode_file`](crate::data::decode_file)'s image.
-    ///
-    /// # Errors
-    /// [`Error::Picture`] or [`Error::Io`] for a picture that cannot be read, [`Error::NotFinite`] for a classifier that
-    /// makes NaN or infinity of it.
-    pub fn predict<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Prediction> {
-        let mut predictions = self.predict_batch([picture])?;
-        Ok(predictions.remove(0))
-    }
-
-    /// Classifies pictures: one prediction each, in order. 32 are decoded and classified together, so that the memory does
-    /// not grow with their number.
-    ///
-    /// # Errors
-    /// [`Error::Picture`] or [`Error::Io`] for the first picture that cannot be read, [`Error::NotFinite`] for a
-    /// classifier that makes NaN or infinity of one.
-    pub fn predict_batch<'a, P: Into<Picture<'a>>>(
-        &self,
-        pictures: impl IntoIterator<Item = P>,
-    ) -> Result<Vec<Prediction>> {
-        self.in_batches(pictures, |images| self.predict_tensor(images))
-    }
-
-    /// The vector that the head reads of a picture: its features, or their means, as the head's pooling says. Alike
-    /// pictures have vectors of alike directions: see [`Gallery`](crate::study::Gallery).
-    ///
-    /// # Errors
-    /// As [`predict`](Self::predict).
-    pub fn embed<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Vec<f32>> {
-        let mut vectors = self.embed_batch([picture])?;
-        Ok(vectors.remove(0))
-    }
-
-    /// The vectors of pictures, in order, with the memory of 32 pictures at a time: see [`embed`](Self::embed).
-    ///
-    /// # Errors
-    /// As [`predict_batch`](Self::predict_batch).
-    pub fn embed_batch<'a, P: Into<Picture<'a>>>(
-        &self,
-        pictures: impl IntoIterator<Item = P>,
-    ) -> Result<Vec<Vec<f32>>> {
-        self.in_batches(pictures, |images| {
-            let vectors = self.vectors(images)?.to_dtype(DType::F32)?;
-            match finite::first_not_in(&vectors)? {
-                Some(value) => Err(self.not_finite("the features".to_owned(), value)),
-                None => Ok(vectors.to_vec2()?),
-            }
-        })
-    }
-
-    /// Decodes pictures, 32 at a time, and collects what `work` makes of each (N, 3, H, W).
-    fn in_batches<'a, P: Into<Picture<'a>>, T>(
-        &self,
-        pictures: impl IntoIterator<Item = P>,
-        work: impl Fn(&Tensor) -> Result<Vec<T>>,
-    ) -> Result<Vec<T>> {
-        let (height, width) = (self.input_size.0 as u32, self.input_size.1 as u32);
-        let decoder = Decoder::new().resized(height, width, self.resize);
-        let mut pictures = pictures.into_iter().map(Into::into);
-        let mut results = Vec::new();
-        loop {
-            let some: Vec<Picture<'a>> = pictures.by_ref().take(TOGETHER).collect();
-            if some.is_empty() {
-                return Ok(results);
-            }
-            let images = some.into_par_iter().map(|picture| picture.decode(&decoder));
-            let images: Vec<Result<RgbImage>> = images.collect();
-            let images = images.into_iter().collect::<Result<Vec<RgbImage>>>()?;
-            let images: Vec<&RgbImage> = images.iter().collect();
-            let images = data::to_batch(&images, self.preprocess, &self.base.device())?;
-            results.extend(work(&images)?);
-        }
-    }
-
-    /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for images of another shape, [`Error::NotFinite`] where an image, or what the classifier makes
-    /// of it, has NaN or infinity.
-    pub fn predict_tensor(&self, images: &Tensor) -> Result<Vec<Prediction>> {
-        let features = self.features_from(0, images, Mode::Infer)?;
-        let logits = self.head.forward(&features, Mode::Infer, None)?;
-        if let Some(value) = finite::first_not_in(&logits)? {
-            return Err(self.not_finite("the logits".to_owned(), value));
-        }
-        let familiarities = match &self.familiarity {
-            None => vec![None; logits.dims()[0]],
-            Some(familiarity) => {
-                let vectors: Vec<Vec<f32>> = to_rows(&self.head.vectors(&features)?)?;
-                let logits = to_rows(&logits)?;
-                let both = vectors.iter().zip(&logits);
-                both.map(|(vector, logits)| Some(familiarity.score(vector, logits)))
-                    .collect()
-            }
-        };
-        let probabilities = to_rows(&self.head.probabilities(&logits)?)?;
-        let both = probabilities.iter().zip(familiarities);
-        Ok(both
-            .map(|(row, score)| Prediction::new(&self.class_names, row, score))
-            .collect())
-    }
-
-    /// The class of a picture, or `otherwise` for one unlike those the classifier was trained on, as far as it was
-    /// [taught](crate::study::Doubt) to doubt.
-    ///
-    /// # Errors
-    /// As [`predict`](Self::predict).
-    pub fn predict_or<'a>(
-        &self,
-        picture: impl Into<Picture<'a>>,
-        otherwise: &str,
-    ) -> Result<String> {
-        Ok(self.predict(picture)?.class_or(otherwise).to_owned())
     }
 
     /// The error of a number that is NaN or infinite: it names the first weight that is, if any, or else `what`.
@@ -423,11 +298,6 @@ impl<B: Backbone> Classifier<B> {
             Err(error) => error,
         }
     }
-}
-
-/// Rows of numbers.
-fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
-    Ok(tensor.to_dtype(DType::F32)?.to_vec2()?)
 }
 
 /// As many outputs as classes, with distinct names.

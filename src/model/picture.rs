@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, RgbImage};
 
-use crate::data::{self, Decoder};
+use crate::data::{self, Decoder, Item};
 use crate::error::Result;
 
 /// A picture to classify; made by `From` from a path, encoded bytes or a decoded image.
@@ -18,13 +18,16 @@ pub enum Picture<'a> {
     Bytes(&'a [u8]),
     /// A decoded picture.
     Image(Cow<'a, DynamicImage>),
+    /// A picture of a dataset or an archive.
+    Item(Item),
 }
 
 impl Picture<'_> {
-    pub(super) fn decode(self, decoder: &Decoder) -> Result<RgbImage> {
+    pub(crate) fn decode(self, decoder: &Decoder) -> Result<RgbImage> {
         match self {
             Self::Path(path) => decoder.decode_file(path),
             Self::Bytes(bytes) => decoder.decode_bytes(bytes),
+            Self::Item(item) => item.decode_by(decoder),
             Self::Image(image) => {
                 decoder.image(Path::new("<image>"), &data::to_rgb(image.into_owned()))
             }
@@ -54,6 +57,18 @@ impl From<&str> for Picture<'_> {
     /// A path.
     fn from(path: &str) -> Self {
         Self::Path(path.into())
+    }
+}
+
+impl From<Item> for Picture<'_> {
+    fn from(item: Item) -> Self {
+        Self::Item(item)
+    }
+}
+
+impl From<&Item> for Picture<'_> {
+    fn from(item: &Item) -> Self {
+        Self::Item(item.clone())
     }
 }
 

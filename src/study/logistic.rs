@@ -20,6 +20,9 @@ const MAX_POINTS: usize = 20_000;
 /// A gradient this small is rounding.
 const SMALLEST: f64 = 1e-9;
 
+/// Weights and biases, their cost, and its gradient.
+type Point = (Vec<f64>, f64, Vec<f64>);
+
 /// Labelled rows, and how much each counts.
 pub(super) struct Problem {
     /// (N, R), f64.
@@ -31,7 +34,7 @@ pub(super) struct Problem {
     /// λ of λ/2·‖W‖² beside the mean loss.
     lambda: f64,
     /// The last point that was asked for, with its cost and gradient: the line search asks for both, one by one.
-    last: RefCell<Option<(Vec<f64>, f64, Vec<f64>)>>,
+    last: RefCell<Option<Point>>,
     /// How many points were looked at.
     points: Cell<usize>,
 }

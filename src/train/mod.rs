@@ -13,3 +13,4 @@ mod range;
 
 pub use features::FeatureCache;
 pub use fit::{Checkpoints, LrRangeTest, Phase, RunFolder, Trainer};
+pub(crate) use fit::{FineTuning, fine_tuning_augmenter};

@@ -18,7 +18,7 @@ const GRID: usize = 4;
 const TOLERANCE: f64 = 3.0;
 
 /// Where the pixels differ from Pillow's on purpose: pictures, and why.
-const ON_PURPOSE: [(&str, &str); 10] = [
+const ON_PURPOSE: [(&str, &str); 14] = [
     (
         "BMP/alpha_zero_everywhere",
         "transparent everywhere: the alpha was never meant, so the picture is opaque (in every format)",
@@ -30,6 +30,22 @@ const ON_PURPOSE: [(&str, &str); 10] = [
     (
         "PNG: depth and transparency/rgb_16_transparent",
         "the transparent colour has 16 bits; Pillow compares it with 8",
+    ),
+    (
+        "PNG: depth and transparency/grey_4_transparent",
+        "the transparent level has 4 bits; Pillow compares it with 8",
+    ),
+    (
+        "BMP/runs_that_skip",
+        "pixels that are skipped are black; Pillow gives them the first colour",
+    ),
+    (
+        "TIFF: depth/12_bits_little",
+        "12 bits are scaled to white; Pillow takes them for 16",
+    ),
+    (
+        "TIFF: packbits/strips_8_predicted",
+        "differences are added up as the file says; Pillow shows them as they are",
     ),
     (
         "JPEG: small and narrow/2x2",

@@ -449,6 +449,13 @@ fn labels_belong_to_samples_and_not_to_names() {
     let dataset = open(&finished(members(joined))).unwrap();
     let labels: Vec<_> = dataset.items().iter().map(|item| item.label).collect();
     assert_eq!(labels, [0, 0, 0, 1, 1, 1]);
+    // What is known of a picture is known by its name, so each has one of its own.
+    let names = dataset.items().iter().map(|item| item.path.file_name());
+    let names: Vec<_> = names.map(|name| name.unwrap().to_str().unwrap()).collect();
+    assert_eq!(
+        names[..4],
+        ["0000.jpg", "0001.jpg", "0002.jpg", "0000.jpg (2)"]
+    );
 
     // Not side by side: only names that come once can be joined.
     let apart = [
@@ -467,6 +474,38 @@ fn labels_belong_to_samples_and_not_to_names() {
         .map(|problem| problem.reason)
         .collect();
     assert_eq!(missing, ["`2.cls`, with its class number, is missing"]);
+}
+
+#[test]
+fn a_stray_file_that_is_named_as_a_label_makes_no_samples_of_class_folders() {
+    let bytes = finished(members([
+        ("train/a/1.png", png([1; 3])),
+        ("train/b/1.png", png([2; 3])),
+        ("train/paper.cls", b"\\LoadClass{article}".to_vec()),
+        ("train/b/thesis.cls", b"\\LoadClass{book}".to_vec()),
+    ]));
+    assert_eq!(open(&bytes).unwrap().counts(), [1, 1]);
+}
+
+#[test]
+fn folders_that_were_not_asked_for_are_told_and_those_of_nearly_the_name_refused() {
+    let archive = |name: &str| {
+        finished(members([
+            ("a/1.png".to_owned(), png([1; 3])),
+            (format!("{name}/1.png"), png([2; 3])),
+        ]))
+    };
+    let (_folder, put) = folder();
+    let with = |bytes: &[u8]| {
+        let classes = ["a", "caf\u{e9}"];
+        DirectoryDataset::open_tar_with_classes(&[put("a.tar", bytes)], &classes)
+    };
+    let dataset = with(&archive("other")).unwrap();
+    assert_eq!(dataset.counts(), [1, 0]);
+    let said = dataset.warnings().join("\n");
+    assert!(said.contains("the folders `other` are of none"), "{said}");
+    let error = message(with(&archive("cafe\u{301}")));
+    assert!(error.contains("`cafe\\u{301}` looks alike"), "{error}");
 }
 
 #[test]

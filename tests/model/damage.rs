@@ -207,6 +207,20 @@ fn weights_of_another_network_are_told_by_name() {
         error.to_string().contains("weights of `resnet18`"),
         "{error}"
     );
+
+    // All of them but one.
+    let tensors = base.tensors().into_iter();
+    let tensors = tensors.map(|(name, tensor)| (name, tensor.dims().to_vec()));
+    let rest: Vec<_> = tensors
+        .filter(|(name, _)| name != "layer4.1.conv2.weight")
+        .collect();
+    let rest = rest
+        .iter()
+        .map(|(name, dims)| (name.as_str(), dims.as_slice()));
+    named(&path, &rest.collect::<Vec<_>>());
+    let error = ConvBase::vgg16(Weights::file(&path), &Device::Cpu).unwrap_err();
+    let nearest = "nearest base is `resnet18`, but `layer4.1.conv2.weight` is missing";
+    assert!(error.to_string().contains(nearest), "{error}");
 }
 
 /// Keeping the best by cloning keeps it.

@@ -10,6 +10,7 @@ mod bases;
 mod bounds;
 mod classifier;
 mod damage;
+mod grad_cam;
 mod head;
 mod hub;
 mod kernels;

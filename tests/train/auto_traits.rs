@@ -2,11 +2,12 @@
 
 use headstart::data::{AugmentParams, FillMode, Item, Loader, Problem};
 use headstart::model::{
-    BaseInfo, BlockInfo, BlockParameter, Dropout, HeadLayers, LayerInfo, Picture, Summary, Top1,
+    BaseInfo, BlockInfo, BlockParameter, Dropout, GradCam, HeadLayers, LayerInfo, Picture, Summary,
+    Top1,
 };
 use headstart::prelude::*;
-use headstart::train::callback::{CallbackState, EpochBegin, TrainBegin};
-use headstart::train::metrics::{ClassMetrics, EpochRecord, Loss, LossOptions};
+use headstart::run::{HeadKind, LearningRate, Metrics, Parts, Recipe, Run, Settings, Start};
+use headstart::train::metrics::{Bin, ClassMetrics, Loss, LossOptions, PictureScore, Scores};
 use headstart::train::optimizer::{
     AdamWRule, AnyOptimizer, EpsilonPlacement, Optimizer, RmsPropRule, SgdRule, Step,
 };
@@ -50,6 +51,14 @@ fn callbacks_events_and_figures_may_be_shared_between_threads() {
     all!(is_owned: EpochBegin, StepEnd, TrainBegin);
     #[cfg(feature = "tensorboard")]
     all!(is_owned: headstart::train::callback::TensorBoard);
+}
+
+#[test]
+fn runs_and_what_they_leave_may_be_shared_between_threads() {
+    all!(is_owned: HeadKind, LearningRate, Metrics, Parts, Recipe, Run, Settings, Start);
+    all!(is_owned: Bin, GradCam, PictureScore, Scores);
+    #[cfg(feature = "report")]
+    all!(is_shared: headstart::report::Report<'_>, headstart::report::Comparison);
 }
 
 #[test]

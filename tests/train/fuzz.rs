@@ -152,11 +152,17 @@ fn fuzz(name: &str, tries: usize) {
         .max()
         .unwrap();
     let mut tried = begin.len();
+    let mut told = Duration::ZERO;
     while seconds.map_or(tried < tries, |seconds| taken() < seconds) {
         let mut bytes = begin[rng.random_range(0..begin.len())].clone();
         damage(&mut bytes, &begin, &mut rng);
         slowest = slowest.max(try_one(target, &bytes));
         tried += 1;
+        // Of a run that is broken off, the count is known to the minute.
+        if seconds.is_some() && taken() >= told + Duration::from_secs(60) {
+            told = taken();
+            println!("{name}: {tried} inputs so far, in {told:?} of the processor");
+        }
     }
     println!(
         "{name}: {tried} inputs in {:?} ({:?} of the processor), the slowest {slowest:?}",

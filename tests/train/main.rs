@@ -36,6 +36,7 @@ mod rmsprop;
 mod run_folder;
 mod santa;
 mod schedule;
+mod scores;
 #[cfg(target_os = "linux")]
 mod soak;
 mod study;

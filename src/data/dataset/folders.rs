@@ -10,7 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::item::Source;
 use super::scan::{
     Found, LeftOut, Problems, Scan, dataset_error, keras_order, lookalike, require_picture,
-    require_two_classes, warn_of_splits,
+    require_two_classes, unwanted_folders, warn_of_splits,
 };
 use crate::data::decode::HEAD;
 use crate::error::{Cause, Error, Result};
@@ -106,11 +106,7 @@ impl Tree {
         }
         self.left_out = skipped;
         if !unwanted.is_empty() {
-            self.warnings.push(format!(
-                "{}: the folders `{}` are of none of the classes asked for, and left out",
-                root.display(),
-                unwanted.join("`, `")
-            ));
+            self.warnings.push(unwanted_folders(root, unwanted));
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ impl Item {
     }
 
     /// Decodes the picture by a decoder with its own budget.
-    pub(in crate::data) fn decode_by(&self, decoder: &Decoder) -> Result<RgbImage> {
+    pub(crate) fn decode_by(&self, decoder: &Decoder) -> Result<RgbImage> {
         match &self.source {
             Source::File => decoder.decode_file(&self.path),
             Source::Member(member) => {

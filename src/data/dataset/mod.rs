@@ -6,6 +6,7 @@ mod item;
 mod label;
 mod memory;
 mod options;
+mod pictures;
 mod problem;
 mod samples;
 mod scan;
@@ -21,7 +22,10 @@ use image::DynamicImage;
 
 pub use self::item::Item;
 pub use self::options::DatasetOptions;
+pub use self::pictures::pictures;
 pub use self::problem::{Policy, Problem};
+
+pub(crate) use self::scan::lookalike;
 
 use self::problem::Problems;
 use self::scan::{Scan, check_classes};

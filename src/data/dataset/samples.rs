@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::archive::{Content, Kind, Shard, found, split_key, split_stem};
 use super::item::Member;
 use super::label::Label;
-use super::scan::{Found, Problems, dataset_error, require_two_classes};
+use super::scan::{Found, Problems, dataset_error, lookalike, require_two_classes};
 use crate::error::{Error, Result};
 
 /// A picture with what its label says, and the label's name.
@@ -37,21 +37,30 @@ struct Sample {
     others: Vec<(String, String)>,
 }
 
-/// Whether archives hold samples and not class folders: some member ends in `.cls`, or each picture has JSON with a label.
+/// Whether archives hold samples and not class folders: some picture, or none that lies in a folder, has a `.cls` beside
+/// it, or each has JSON with a label.
 pub(super) fn are_samples(shards: &[Shard]) -> bool {
     let members = || shards.iter().flat_map(|(_, contents)| &contents.members);
     let labels = || members().filter(|member| matches!(member.kind, Kind::Label(_)));
-    if labels().any(|member| is_cls(&member.name)) {
+    let names = |member: &'_ Content| {
+        let name = &member.name;
+        [split_key(name).0.to_owned(), split_stem(name).0.to_owned()]
+    };
+    let pictures = || members().filter(|member| matches!(member.kind, Kind::Picture(_)));
+    let numbered: HashSet<String> = labels()
+        .filter(|member| is_cls(&member.name))
+        .flat_map(names)
+        .collect();
+    // A stray file of such a name, as TeX has them, does not make samples of class folders.
+    if !numbered.is_empty()
+        && (pictures().any(|member| names(member).iter().any(|name| numbered.contains(name)))
+            || !pictures().any(|member| member.name.contains('/')))
+    {
         return true;
     }
-    let keys: HashSet<&str> = labels()
-        .flat_map(|member| [split_key(&member.name).0, split_stem(&member.name).0])
-        .collect();
-    let has_label = |member: &&Content| {
-        keys.contains(split_stem(&member.name).0) || keys.contains(split_key(&member.name).0)
-    };
-    let mut pictures = members().filter(|member| matches!(member.kind, Kind::Picture(_)));
-    !keys.is_empty() && pictures.all(|member| has_label(&member))
+    let keys: HashSet<String> = labels().flat_map(names).collect();
+    let has_label = |member: &Content| names(member).iter().any(|name| keys.contains(name));
+    !keys.is_empty() && pictures().all(has_label)
 }
 
 fn is_cls(name: &str) -> bool {
@@ -85,6 +94,7 @@ pub(super) fn scan(
             sample.finish(&archive, &mut labelled, problems);
         }
     }
+    let are_named = named.is_some();
     let class_names = class_names(root, named, &labelled)?;
     let labels: HashMap<&str, usize> = class_names.iter().map(String::as_str).zip(0..).collect();
     let mut pictures = Vec::new();
@@ -99,10 +109,18 @@ pub(super) fn scan(
                 let Label::Name(name) = &one.label else {
                     continue;
                 };
-                let reason = format!(
-                    "`{}` holds {name:?}, and not a class number, 0 or more",
-                    one.from
-                );
+                let reason = if are_named {
+                    let hint = lookalike(name, &class_names);
+                    format!(
+                        "`{}` holds {name:?}, which is none of the classes{hint}",
+                        one.from
+                    )
+                } else {
+                    format!(
+                        "`{}` holds {name:?}, and not a class number, 0 or more",
+                        one.from
+                    )
+                };
                 problems.insert(one.archive.join(&one.name), reason.into());
             }
         }

@@ -167,8 +167,18 @@ fn have_same_folders(classes: &[String], pictures: &[Found]) -> bool {
         .all(|found| found.len() > 1 && *found == folders[0])
 }
 
+/// A warning of class folders that were not asked for.
+pub(super) fn unwanted_folders(root: &Path, names: impl IntoIterator<Item = String>) -> String {
+    let names: Vec<String> = names.into_iter().collect();
+    format!(
+        "{}: the folders `{}` are of none of the classes asked for, and left out",
+        root.display(),
+        names.join("`, `")
+    )
+}
+
 /// Says how a name that was looked for differs from one that is there, if they look alike.
-pub(super) fn lookalike<'a>(wanted: &str, found: impl IntoIterator<Item = &'a String>) -> String {
+pub(crate) fn lookalike<'a>(wanted: &str, found: impl IntoIterator<Item = &'a String>) -> String {
     for name in found {
         if name.eq_ignore_ascii_case(wanted) || name.to_lowercase() == wanted.to_lowercase() {
             return format!("; `{name}` differs in the case of letters");
@@ -178,7 +188,7 @@ pub(super) fn lookalike<'a>(wanted: &str, found: impl IntoIterator<Item = &'a St
         }
         if looks_alike(name, wanted) {
             return format!(
-                "; the folder `{}` looks alike, but `{}` is written with other code points (another Unicode \
+                "; `{}` looks alike, but `{}` is written with other code points (another Unicode \
                  normal form, as a Mac writes them): rename it",
                 escape(name),
                 escape(wanted)
@@ -192,7 +202,9 @@ pub(super) fn lookalike<'a>(wanted: &str, found: impl IntoIterator<Item = &'a St
 fn looks_alike(a: &str, b: &str) -> bool {
     let beyond_ascii = |name: &str| name.chars().filter(|c| !c.is_ascii()).count();
     let (a_marks, b_marks) = (beyond_ascii(a), beyond_ascii(b));
-    if a == b || a_marks == 0 || b_marks == 0 {
+    // Accents of Latin and other letters, kana's voicing marks, and Korean syllables' parts.
+    let is_part = |c: char| matches!(c, '\u{300}'..='\u{36f}' | '\u{1100}'..='\u{11ff}' | '\u{3099}' | '\u{309a}');
+    if a == b || a_marks == 0 || b_marks == 0 || !a.chars().chain(b.chars()).any(is_part) {
         return false;
     }
     let (short, long) = if a.chars().count() < b.chars().count() {

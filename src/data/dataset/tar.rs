@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::archive::{Content, Contents, Kind, Shard, found};
 use super::samples;
 use super::scan::{
-    Found, LeftOut, Problems, Scan, dataset_error, keras_order, require_two_classes, warn_of_splits,
+    Found, LeftOut, Problems, Scan, dataset_error, keras_order, lookalike, require_two_classes,
+    unwanted_folders, warn_of_splits,
 };
 use crate::error::{Error, Result};
 use crate::words::count;
@@ -37,10 +38,11 @@ pub(super) fn scan(
             problems.insert(member_path(archive, &name), reason.into());
         }
     }
+    let mut warnings = Vec::new();
     let layout = if samples::are_samples(&shards) {
         samples::scan(&root, shards, wanted, &mut problems)
     } else {
-        class_folders(&root, shards, wanted, &mut problems)
+        class_folders(&root, shards, wanted, &mut problems, &mut warnings)
     };
     let (class_names, mut pictures) = layout.map_err(|error| mention_problems(error, &problems))?;
     let replaced = keep_last_of_each(&mut pictures);
@@ -51,9 +53,7 @@ pub(super) fn scan(
         );
         return Err(mention_problems(error, &problems));
     }
-    let mut warnings: Vec<String> = warn_of_splits(&root, &class_names, &pictures)
-        .into_iter()
-        .collect();
+    warnings.extend(warn_of_splits(&root, &class_names, &pictures));
     if replaced > 0 {
         warnings.push(format!(
             "{}: {} replaced by a later member of the same name, as in unpacking",
@@ -101,6 +101,7 @@ fn class_folders(
     shards: Vec<Shard>,
     wanted: Option<Vec<String>>,
     problems: &mut Problems,
+    warnings: &mut Vec<String>,
 ) -> Result<(Vec<String>, Vec<Found>)> {
     let prefix = common_prefix(&shards, wanted.as_deref());
     let class_of = |name: &str| Some(name.get(prefix..)?.split_once('/')?.0.to_owned());
@@ -124,6 +125,7 @@ fn class_folders(
     };
     let labels: HashMap<&str, usize> = class_names.iter().map(String::as_str).zip(0..).collect();
     let mut pictures = Vec::new();
+    let mut unwanted = BTreeSet::new();
     for (archive, contents) in shards {
         for Content { name, kind } in contents.members {
             let class = class_of(&name);
@@ -139,13 +141,36 @@ fn class_folders(
                 (Kind::Other(reason), Some(_)) => {
                     problems.insert(archive.join(name), reason.into());
                 }
-                // Folders that were not asked for, and notes beside the class folders.
+                (Kind::Picture(_), None) => unwanted.extend(class),
+                // Notes beside the class folders, or in folders that were not asked for.
                 _ => {}
             }
         }
     }
+    require_no_lookalike(root, &class_names, &pictures, &unwanted)?;
+    if !unwanted.is_empty() {
+        warnings.push(unwanted_folders(root, unwanted));
+    }
     pictures.sort_by(|a, b| (a.label.cmp(&b.label)).then(keras_order(&a.path, &b.path)));
     Ok((class_names, pictures))
+}
+
+/// Refuses a class without pictures where a folder that was not asked for has nearly its name.
+fn require_no_lookalike(
+    root: &Path,
+    class_names: &[String],
+    pictures: &[Found],
+    unwanted: &BTreeSet<String>,
+) -> Result<()> {
+    let used: BTreeSet<usize> = pictures.iter().map(|picture| picture.label).collect();
+    for (label, name) in class_names.iter().enumerate() {
+        let hint = lookalike(name, unwanted);
+        if !used.contains(&label) && !hint.is_empty() {
+            let reason = format!("there is no folder for class `{name}`{hint}");
+            return Err(dataset_error(root, reason));
+        }
+    }
+    Ok(())
 }
 
 /// Adds to an error that there may be labels of a kind that is not read.

@@ -68,6 +68,8 @@ struct Header {
     sampling: Vec<Sampling>,
     /// Adobe's colour transform.
     adobe: Option<u8>,
+    /// Whether it is a JFIF file, whose colours are YCbCr.
+    is_jfif: bool,
     /// How many components each scan has.
     scans: Vec<u8>,
     /// Whether the end-of-image marker is reached.
@@ -111,7 +113,7 @@ pub(super) fn decode(
     }
     let part = |side: u32| f64::from(side) / f64::from(reduction);
     Ok(Decoded {
-        image: any_kind(bytes, None, reduction)?,
+        image: any_kind(bytes, header.transform(), reduction)?,
         held,
         extent: (reduction > 1).then(|| (part(header.height), part(header.width))),
     })
@@ -160,6 +162,11 @@ fn any_kind(
         PixelFormat::L8 => levels.iter().flat_map(|level| [*level; 3]).collect(),
         PixelFormat::L16 => return Err("a JPEG of 16 bits is not read".into()),
         PixelFormat::CMYK32 => {
+            // jpeg-decoder turns inks over, as Adobe's files have them. Another file that says they are inks has them as
+            // they are.
+            if transform == Some(ColorTransform::CMYK) {
+                levels.iter_mut().for_each(|level| *level = 255 - *level);
+            }
             cmyk_to_rgb(&mut levels);
             levels
         }
@@ -193,6 +200,7 @@ impl Header {
             ids: Vec::new(),
             sampling: Vec::new(),
             adobe: None,
+            is_jfif: false,
             scans: Vec::new(),
             is_whole: false,
         };
@@ -248,6 +256,7 @@ impl Header {
             0xee if segment.starts_with(b"Adobe") && self.adobe.is_none() => {
                 self.adobe = segment.get(11).copied();
             }
+            0xe0 if segment.starts_with(b"JFIF\0") => self.is_jfif = true,
             HEIGHT_AT_THE_END if self.height == 0 => {
                 return Err("a JPEG whose height is told at the end (DNL) is not read".into());
             }
@@ -319,6 +328,23 @@ impl Header {
         };
         // zune-jpeg has a limit of its own.
         scans && colours && self.height.max(self.width) <= 16_384
+    }
+
+    /// What three components are, by libjpeg's rule: JFIF's are YCbCr, then Adobe's marker counts, then their names.
+    fn transform(&self) -> Option<ColorTransform> {
+        if self.sampling.len() != 3 {
+            return None;
+        }
+        let is_rgb = match self.adobe {
+            _ if self.is_jfif => false,
+            Some(transform) => transform == 0,
+            None => self.ids == b"RGB",
+        };
+        Some(if is_rgb {
+            ColorTransform::RGB
+        } else {
+            ColorTransform::YCbCr
+        })
     }
 
     /// How many times coarser than the picture its coarsest component may be, down and across.

@@ -1,5 +1,6 @@
 //! PNG, WebP and BMP, by the `image` crate.
 
+use std::borrow::Cow;
 use std::io::{Cursor, ErrorKind};
 
 use image::codecs::bmp::BmpDecoder;
@@ -46,7 +47,7 @@ pub(super) fn decode(
                 };
                 finish(decoder, own, &budget, turned)
             }),
-        _ => BmpDecoder::new(file)
+        _ => BmpDecoder::new(Cursor::new(with_offset(bytes)))
             .map_err(Cause::from)
             .and_then(|decoder| finish(decoder, 0, budget, turned)),
     };
@@ -56,6 +57,51 @@ pub(super) fn decode(
         }
         _ => error,
     })
+}
+
+/// A BMP file that says where its pixels begin. The decoder takes the header for pixels where it says 0.
+fn with_offset(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let number = |at: usize, length: usize| {
+        let bytes = bytes.get(at..at + length)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        )
+    };
+    let begin = || {
+        let (offset, header) = (number(10, 4)?, number(14, 4)?);
+        if offset >= 14 + header {
+            return None;
+        }
+        let is_old = header == 12;
+        let bits = number(if is_old { 24 } else { 28 }, 2)?;
+        let (compression, used) = match is_old {
+            true => (0, 0),
+            false => (number(30, 4)?, number(46, 4)?),
+        };
+        let colours = match (bits, used) {
+            (0..=8, 0) => 1 << bits,
+            (0..=8, used) => used,
+            _ => 0,
+        };
+        let masks = if header == 40 && compression == 3 {
+            12
+        } else {
+            0
+        };
+        let begin = 14 + header + masks + colours * if is_old { 3 } else { 4 };
+        u32::try_from(begin).ok()
+    };
+    match begin() {
+        None => Cow::Borrowed(bytes),
+        Some(begin) => {
+            let mut bytes = bytes.to_vec();
+            bytes[10..14].copy_from_slice(&begin.to_le_bytes());
+            Cow::Owned(bytes)
+        }
+    }
 }
 
 fn name(format: Format) -> &'static str {

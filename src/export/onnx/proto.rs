@@ -1,4 +1,5 @@
-//! ONNX's messages, as far as a classifier needs them: field numbers are those of `onnx.proto3`.
+//! ONNX's messages, as far as a classifier needs them: field numbers are those of `onnx.proto`, and lists of numbers are
+//! not packed, as its version 2 of protobuf has them and some readers insist.
 
 use prost::{Message, Oneof};
 
@@ -90,7 +91,7 @@ pub(super) struct Attribute {
     pub(super) float: f32,
     #[prost(int64, tag = "3")]
     pub(super) int: i64,
-    #[prost(int64, repeated, tag = "8")]
+    #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
     #[prost(int32, tag = "20")]
     pub(super) kind: i32,
@@ -98,7 +99,7 @@ pub(super) struct Attribute {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Tensor {
-    #[prost(int64, repeated, tag = "1")]
+    #[prost(int64, repeated, packed = "false", tag = "1")]
     pub(super) dims: Vec<i64>,
     #[prost(int32, tag = "2")]
     pub(super) data_type: i32,

@@ -25,12 +25,13 @@ thread_local! {
 /// The gradients of `loss`. Those in `recycled`, of an earlier step and nobody else's any more, are taken to write new
 /// ones to; what is left over stays.
 pub(crate) fn backward(loss: &Tensor, recycled: &mut Vec<Tensor>) -> Result<GradStore> {
-    CONTEXT.set(Some(BackwardContext {
+    // A thread of rayon's that waits for others may take up another piece of work, and with it another call of this.
+    let outer = CONTEXT.replace(Some(BackwardContext {
         diverted: Vec::new(),
         recycled: std::mem::take(recycled),
     }));
     let store = loss.backward();
-    let context = CONTEXT.take().unwrap_or_default();
+    let context = CONTEXT.replace(outer).unwrap_or_default();
     *recycled = context.recycled;
     let mut store = store?;
     for (variable, gradient) in context.diverted {

@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
+#[cfg(feature = "onnx")]
+use candle_core::Tensor;
 
 use super::ConvBase;
 use crate::error::Result;
-use crate::model::backbone::{Backbone, Mode};
+use crate::model::backbone::Backbone;
+#[cfg(feature = "onnx")]
+use crate::model::backbone::Mode;
 use crate::model::names;
 use crate::tensor_file;
 
 impl ConvBase {
     /// Weight and bias of each convolution in the table's order, batch norms folded into them.
+    #[cfg(feature = "onnx")]
     pub(crate) fn plain_convs(&self) -> Result<Vec<(Tensor, Tensor)>> {
         let plain = self.convs.iter().map(|conv| {
             let folded = conv.folded(Mode::Infer)?;

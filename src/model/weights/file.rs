@@ -29,6 +29,7 @@ pub(super) fn load(path: &Path, arch: &Arch, device: &Device) -> Result<Loaded> 
 }
 
 /// The same from a file's content; errors name `path`.
+#[cfg(feature = "compact")]
 pub(super) fn read(
     path: &Path,
     content: impl Read + Seek,

@@ -27,9 +27,37 @@ pub(super) fn guess(
         let found = "these are weights of a network with batch norms, such as vgg16_bn";
         return Some(format!("{found}; `{wanted}` has none"));
     }
+    if let Some(nearest) = nearest(&shape) {
+        return Some(nearest);
+    }
     let first = names.first()?;
     Some(format!(
         "the file has `{first}` and {} more",
         names.len() - 1
+    ))
+}
+
+/// The base that a file has most tensors of, if it has half of them, and the first that it has not.
+fn nearest(shape: &impl Fn(&str) -> Option<Vec<usize>>) -> Option<String> {
+    let mut best = (0.5, None);
+    for arch in Arch::all() {
+        for naming in Naming::of(&arch) {
+            let tensors = arch.convs().flat_map(|(_, conv)| naming.tensors(conv));
+            let tensors: Vec<_> = tensors.collect();
+            let fits =
+                |(name, wanted): &&(String, Vec<usize>)| shape(name).as_ref() == Some(wanted);
+            let share = tensors.iter().filter(fits).count() as f64 / tensors.len() as f64;
+            if share > best.0 {
+                let missing = tensors.iter().find(|tensor| !fits(tensor));
+                best = (
+                    share,
+                    missing.map(|(name, _)| (arch.name().to_owned(), name.clone())),
+                );
+            }
+        }
+    }
+    let (base, missing) = best.1?;
+    Some(format!(
+        "the nearest base is `{base}`, but `{missing}` is missing or has another shape"
     ))
 }

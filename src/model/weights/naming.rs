@@ -41,10 +41,7 @@ impl Naming {
             return Err(Vec::new());
         };
         let mut tried = Vec::new();
-        for naming in Self::ALL
-            .into_iter()
-            .filter(|naming| naming.suits(arch, first))
-        {
+        for naming in Self::of(arch) {
             let (name, _) = naming.tensors(first).swap_remove(0);
             if has(&name) {
                 return Ok(naming);
@@ -52,6 +49,13 @@ impl Naming {
             tried.push(name);
         }
         Err(tried)
+    }
+
+    /// The names that files of this architecture come with.
+    pub(super) fn of(arch: &Arch) -> impl Iterator<Item = Self> {
+        let first = arch.convs().next().map(|(_, conv)| conv);
+        let suits = move |naming: &Self| first.is_some_and(|first| naming.suits(arch, first));
+        Self::ALL.into_iter().filter(suits)
     }
 
     /// Whether files of this architecture come with such names.

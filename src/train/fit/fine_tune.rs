@@ -18,6 +18,73 @@ const SPLIT_SEED: u64 = 0;
 /// The share of a base's parameters that is trained at least: some bases end with a block of one small convolution.
 const TRAINED_SHARE: f64 = 0.2;
 
+/// What of [`Trainer::fine_tuning`] may be asked for otherwise.
+pub(crate) struct FineTuning {
+    /// Of both phases together.
+    pub(crate) epochs: usize,
+    /// Of the first one; without blocks for a second, all.
+    pub(crate) head_epochs: usize,
+    /// The head's, at its highest; head and last blocks together have a tenth of it.
+    pub(crate) learning_rate: f64,
+    /// What is trained with the head in the second phase; without any there is the first alone.
+    pub(crate) blocks: Vec<String>,
+    /// Whether pictures are varied.
+    pub(crate) augment: bool,
+}
+
+impl FineTuning {
+    /// The defaults for a model.
+    pub(crate) fn new<B: Backbone>(model: &Classifier<B>) -> Self {
+        Self {
+            epochs: 20,
+            head_epochs: 5,
+            learning_rate: 1e-3,
+            blocks: last_blocks(model.base()),
+            augment: true,
+        }
+    }
+
+    /// The trainer.
+    pub(crate) fn trainer(self) -> Trainer {
+        let one_cycle = Schedule::one_cycle();
+        let head_epochs = match self.blocks.is_empty() {
+            true => self.epochs,
+            false => self.head_epochs,
+        };
+        let head = Phase::new(head_epochs).frozen().schedule(one_cycle);
+        let mut phases = vec![head];
+        let rest = self.epochs.saturating_sub(head_epochs);
+        if rest > 0 {
+            phases.push(
+                Phase::new(rest)
+                    .unfreeze(&self.blocks)
+                    .learning_rate(self.learning_rate / 10.0)
+                    .schedule(one_cycle),
+            );
+        }
+        let trainer = Trainer::new(AdamW::new(self.learning_rate).weight_decay(0.01))
+            .phases(phases)
+            .batch_size(32)
+            .label_smoothing(0.1)
+            .clip(Clip::Norm(1.0));
+        match self.augment {
+            true => trainer
+                .augment(augmenter())
+                .feature_cache(FeatureCache::in_memory().views(VIEWS)),
+            false => trainer.feature_cache(FeatureCache::in_memory()),
+        }
+    }
+}
+
+/// How [`Trainer::fine_tuning`] varies pictures.
+pub(crate) fn augmenter() -> Augmenter {
+    Augmenter::new()
+        .rotation(15.0)
+        .shift(0.1, 0.1)
+        .zoom(0.15)
+        .horizontal_flip(true)
+}
+
 impl Trainer {
     /// A trainer for a few hundred to a few thousand pictures on a pretrained base, set up as for
     /// [`fine_tune`](Self::fine_tune); anything it sets can be set again before [`fit`](Self::fit).
@@ -38,27 +105,7 @@ impl Trainer {
     /// One-cycle: Smith 2018, "A disciplined approach to neural network hyper-parameters"; head first: Howard & Ruder
     /// 2018, "ULMFiT".
     pub fn fine_tuning<B: Backbone>(model: &Classifier<B>) -> Self {
-        let last = last_blocks(model.base());
-        let one_cycle = Schedule::one_cycle();
-        Self::new(AdamW::new(1e-3).weight_decay(0.01))
-            .phases([
-                Phase::new(5).frozen().schedule(one_cycle),
-                Phase::new(15)
-                    .unfreeze(last)
-                    .learning_rate(1e-4)
-                    .schedule(one_cycle),
-            ])
-            .batch_size(32)
-            .label_smoothing(0.1)
-            .clip(Clip::Norm(1.0))
-            .augment(
-                Augmenter::new()
-                    .rotation(15.0)
-                    .shift(0.1, 0.1)
-                    .zoom(0.15)
-                    .horizontal_flip(true),
-            )
-            .feature_cache(FeatureCache::in_memory().views(VIEWS))
+        FineTuning::new(model).trainer()
     }
 
     /// [`fine_tuning`](Self::fine_tuning) of a model whose head is fitted already, as

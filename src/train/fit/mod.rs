@@ -21,6 +21,7 @@ mod step;
 mod trainer;
 
 pub use checkpoints::Checkpoints;
+pub(crate) use fine_tune::{FineTuning, augmenter as fine_tuning_augmenter};
 pub use lr_finder::LrRangeTest;
 pub use phase::Phase;
 pub use run_folder::RunFolder;

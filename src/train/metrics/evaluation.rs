@@ -220,19 +220,16 @@ fn auc(mut scored: Vec<(f32, bool)>) -> Option<f64> {
     Some((rank_sum - p * (p + 1.0) / 2.0) / (p * n))
 }
 
-impl fmt::Display for Evaluation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Evaluation {
+    /// Loss, accuracy and the table of classes as text, without the confusion.
+    pub fn table(&self) -> String {
         let (loss, accuracy) = (figure(self.loss, 4), figure(self.accuracy, 4));
-        write!(f, "loss {loss}, accuracy {accuracy}")?;
+        let mut text = format!("loss {loss}, accuracy {accuracy}");
         if let Some(auc) = self.auc {
-            write!(f, ", ROC AUC {auc:.4}")?;
+            text += &format!(", ROC AUC {auc:.4}");
         }
-        let width = self.per_class.iter().map(|c| c.class.width()).max();
-        let width = width.unwrap_or(0).max(5);
-        // Letters may be two columns wide, or none, which `{:width$}` does not know.
-        let padded = |name: &str| format!("{name}{}", " ".repeat(width - name.width()));
-        let head = padded("class");
-        writeln!(f, "\n{head}  precision  recall      F1   support")?;
+        let head = self.padded("class");
+        text += &format!("\n{head}  precision  recall      F1   support\n");
         for (label, c) in self.per_class.iter().take(MAX_PRINTED).enumerate() {
             // Without the counts of many classes, what nothing was called has a precision of 0.
             let called: Option<usize> = match self.confusion.is_empty() {
@@ -243,19 +240,34 @@ impl fmt::Display for Evaluation {
             let recall = figure((c.support > 0).then_some(c.recall), 4);
             let counted = called.is_none_or(|called| called + c.support > 0);
             let f1 = figure(counted.then_some(c.f1), 4);
-            let (name, support) = (padded(&c.class), c.support);
-            writeln!(
-                f,
-                "{name}  {precision:>9}  {recall:>6}  {f1:>6}  {support:>8}"
-            )?;
+            let (name, support) = (self.padded(&c.class), c.support);
+            text += &format!("{name}  {precision:>9}  {recall:>6}  {f1:>6}  {support:>8}\n");
         }
         if let Some(more) = self.per_class.len().checked_sub(MAX_PRINTED + 1) {
-            return writeln!(f, "… and {} classes more", more + 1);
+            text += &format!("… and {} classes more\n", more + 1);
+        }
+        text
+    }
+
+    /// A name as wide as the widest class.
+    fn padded(&self, name: &str) -> String {
+        let width = self.per_class.iter().map(|c| c.class.width()).max();
+        let width = width.unwrap_or(0).max(5);
+        // Letters may be two columns wide, or none, which `{:width$}` does not know.
+        format!("{name}{}", " ".repeat(width.saturating_sub(name.width())))
+    }
+}
+
+impl fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.table())?;
+        if self.per_class.len() > MAX_PRINTED {
+            return Ok(());
         }
         writeln!(f, "confusion (row: what it is, column: what it was called)")?;
         for (c, row) in self.per_class.iter().zip(&self.confusion) {
             let counts: Vec<_> = row.iter().map(|count| format!("{count:>6}")).collect();
-            writeln!(f, "{}{}", padded(&c.class), counts.concat())?;
+            writeln!(f, "{}{}", self.padded(&c.class), counts.concat())?;
         }
         Ok(())
     }

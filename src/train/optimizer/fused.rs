@@ -175,11 +175,10 @@ impl Stretch<'_> {
             gradient: self.gradient,
             slots: [&mut *first, &mut *second, &mut *third],
         });
-        let weights = finite::copy(next, self.gradient);
-        weights
-            && [first, second, third]
-                .into_iter()
-                .all(|slot| finite::all(slot))
+        let written = [&*next, first, second, third];
+        let finite = written.into_iter().all(finite::all);
+        self.gradient.copy_from_slice(next);
+        finite
     }
 
     fn split(self, at: usize) -> (Self, Self) {

@@ -87,5 +87,5 @@ fn an_embedding_is_what_the_features_are() {
     let gallery = Gallery::of(&features);
     assert!(message(gallery.nearest(&[1.0], 1)).contains("embedding"));
     assert!(message(gallery.nearest(&[f32::NAN; 512], 1)).contains("no finite number"));
-    assert!(model.embed(&folder.path().join("none.png")).is_err());
+    assert!(model.embed(folder.path().join("none.png")).is_err());
 }

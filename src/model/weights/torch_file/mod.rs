@@ -56,7 +56,10 @@ impl<R: Read + Seek> TorchFile<R> {
     pub(super) fn read(content: R) -> Result<Self, Cause> {
         let mut archive = ZipArchive::new(content).map_err(|error| match error {
             zip::result::ZipError::Io(error) => Cause::from(error),
-            error => format!("a zip archive that cannot be read: {error}").into(),
+            error => format!(
+                "a zip archive, such as PyTorch's .pt and .pth, that cannot be read: {error}"
+            )
+            .into(),
         })?;
         if archive.len() > ENTRIES {
             return Err(format!("a zip archive of {} entries", archive.len()).into());

@@ -1,0 +1,60 @@
+//! `headstart report`: a page about a model, made afresh.
+
+use std::path::PathBuf;
+
+use headstart::report::Report;
+use headstart::run::Run;
+
+use crate::options::load;
+use crate::train::Config;
+use crate::{End, Failure, evaluate, say};
+
+/// Writes the report of a run, or of a model on labelled pictures: one HTML file that opens without the network.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The folder of a run, or a saved model.
+    #[arg(value_name = "RUN|MODEL")]
+    model: PathBuf,
+    /// Class folders, or a tar archive of them, to score on [default: those of the run]
+    #[arg(value_name = "DIR")]
+    pictures: Option<PathBuf>,
+    /// Where the page is written [default: report.html in the run's folder, or in this one]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Scores anew, and writes the page.
+pub(crate) fn run(options: &Options) -> Result<End, Failure> {
+    let is_run = options.model.is_dir();
+    let model = load(&options.model)?;
+    let default = match is_run {
+        true => options.model.join("report.html"),
+        false => "report.html".into(),
+    };
+    let out = options.out.clone().unwrap_or(default);
+    match (&options.pictures, is_run) {
+        (None, false) => {
+            let reason = "a model alone does not say which pictures to score it on: add a DIR of class folders";
+            return Err(Failure::Usage(reason.into()));
+        }
+        (None, true) => {
+            let config = Config::load(&options.model.join("config.toml"))?;
+            let history = Run::history_of(&options.model)?;
+            let parts = config.parts()?;
+            let (part, judged) = parts.judged();
+            let scores = model.score(judged)?;
+            Report::new(&model, judged, &scores)
+                .part(part)
+                .history(&history)
+                .training(&parts.train, &parts.validation)
+                .settings(&config.settings)
+                .write(&out)?;
+        }
+        (Some(pictures), _) => {
+            let dataset = evaluate::open(pictures, model.class_names())?;
+            let scores = model.score(&dataset)?;
+            Report::new(&model, &dataset, &scores).write(&out)?;
+        }
+    }
+    say::text(&format!("the report is in {}\n", out.display()))
+}

@@ -1,0 +1,321 @@
+//! What the other commands say: predictions, scores, explanations, comparisons.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use super::{at, fail, headstart, json, picture, read, run, succeed, text, trained};
+
+#[test]
+fn folders_archives_and_lists_are_predicted_alike() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let mixed = folder.path().join("mixed");
+    std::fs::create_dir_all(mixed.join("more")).unwrap();
+    for number in 0..70 {
+        picture(
+            &mixed.join(format!("more/{number:02}.png")),
+            number as usize % 3,
+            number,
+        );
+    }
+    picture(&mixed.join("a \"b\", c.png"), 0, 1);
+    let model = at(&trained.out);
+    let csv = succeed(&["predict", model, at(&mixed), "--csv", "--top", "2"]);
+    assert_eq!(csv.lines().count(), 72);
+    assert!(
+        csv.starts_with("path,class_1,probability_1,class_2,probability_2\n"),
+        "{csv}"
+    );
+    assert!(csv.contains("a \"\"b\"\", c.png\","), "{csv}");
+
+    let archive = folder.path().join("mixed.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&archive).unwrap());
+    tar.append_dir_all("mixed", &mixed).unwrap();
+    tar.finish().unwrap();
+    let verdicts = |lines: &str| -> Vec<String> {
+        let lines = lines.lines().map(|line| {
+            line.rsplit_once("mixed")
+                .map_or(line, |(_, rest)| rest)
+                .to_owned()
+        });
+        let mut lines: Vec<String> = lines.collect();
+        lines.sort();
+        lines
+    };
+    let plain = succeed(&["predict", model, at(&mixed)]);
+    assert_eq!(plain.lines().count(), 71);
+    assert_eq!(
+        verdicts(&succeed(&["predict", model, at(&archive)])),
+        verdicts(&plain)
+    );
+
+    let mut list = headstart(&["predict", model, "-"]);
+    let mut list = list
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = list.stdin.take().unwrap();
+    for number in 0..70 {
+        writeln!(
+            lines,
+            "{}",
+            mixed.join(format!("more/{number:02}.png")).display()
+        )
+        .unwrap();
+    }
+    drop(lines);
+    let listed = text(&list.wait_with_output().unwrap().stdout);
+    assert_eq!(listed.lines().count(), 70);
+    assert!(listed.lines().all(|line| plain.contains(line)), "{listed}");
+
+    for line in succeed(&["predict", model, at(&mixed), "--json"]).lines() {
+        let verdict = json(line);
+        assert_eq!(verdict["ranked"].as_array().unwrap().len(), 3);
+        assert_eq!(verdict["class"], verdict["ranked"][0]["class"]);
+    }
+}
+
+#[test]
+fn bad_pictures_are_named_and_passed_over() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..40 {
+        picture(&folder.path().join(format!("{number:02}.png")), 0, number);
+    }
+    std::fs::write(folder.path().join("05.png"), "no picture").unwrap();
+    std::fs::write(folder.path().join("notes.txt"), "no picture either").unwrap();
+    let none = folder.path().join("none.jpg");
+    let output = run(&["predict", at(&trained.out), at(folder.path()), at(&none)]);
+    let (out, told) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert_eq!(out.lines().count(), 39, "{out}");
+    for bad in ["05.png", "notes.txt", "none.jpg", "3 without a verdict"] {
+        assert_eq!(told.matches(bad).count(), 1, "{told}");
+    }
+    // A reader that leaves is no panic.
+    let mut predict = headstart(&["predict", at(&trained.out), at(folder.path())]);
+    let mut predict = predict
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(predict.stdout.take());
+    let left = predict.wait_with_output().unwrap();
+    assert!(
+        !text(&left.stderr).contains("panicked"),
+        "{}",
+        text(&left.stderr)
+    );
+}
+
+#[test]
+fn a_saved_model_scores_as_its_run_did() {
+    let trained = trained();
+    let model = trained.out.join("model.safetensors");
+    let scores = json(&succeed(&[
+        "evaluate",
+        at(&model),
+        at(&trained.pictures),
+        "--json",
+    ]));
+    let support: u64 = scores["per_class"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["support"].as_u64().unwrap())
+        .sum();
+    assert_eq!(support, 30);
+    let told = succeed(&["evaluate", at(&trained.out), at(&trained.pictures)]);
+    assert!(
+        told.contains("accuracy") && told.contains("confusion"),
+        "{told}"
+    );
+    let told = fail(
+        1,
+        &["evaluate", at(&trained.pictures), at(&trained.pictures)],
+    );
+    assert!(told.contains("model.safetensors"), "{told}");
+}
+
+#[test]
+fn the_report_has_the_figures_of_metrics_json() {
+    let trained = trained();
+    let page = read(&trained.out.join("report.html"));
+    let metrics = json(&read(&trained.out.join("metrics.json")));
+    for figure in [
+        &metrics["test"]["accuracy"],
+        &metrics["test"]["loss"],
+        &metrics["calibration_error"],
+    ] {
+        assert!(
+            page.contains(&format!("<dd>{:.4}</dd>", figure.as_f64().unwrap())),
+            "{figure}"
+        );
+    }
+    for class in metrics["test"]["per_class"].as_array().unwrap() {
+        let cells = ["precision", "recall", "f1"]
+            .map(|name| format!("<td>{:.4}</td>", class[name].as_f64().unwrap()));
+        assert!(page.contains(&cells.concat()), "{class}");
+    }
+    // An epoch has four points, and the page fetches nothing.
+    assert_eq!(
+        page.matches("<circle").count() - reliability_points(&page),
+        4 * 4
+    );
+    assert!(!page.contains("<script") && !page.contains("src=\"http") && !page.contains("url("));
+    assert!(page.len() < 2_000_000);
+
+    let again = tempfile::tempdir().unwrap();
+    let out = again.path().join("again.html");
+    succeed(&["report", at(&trained.out), "--out", at(&out)]);
+    assert_eq!(read(&out), page);
+    let model = trained.out.join("model.safetensors");
+    succeed(&[
+        "report",
+        at(&model),
+        at(&trained.pictures),
+        "--out",
+        at(&out),
+    ]);
+    assert!(read(&out).contains("labelled pictures"));
+    assert!(fail(2, &["report", at(&model)]).contains("DIR"));
+}
+
+fn reliability_points(page: &str) -> usize {
+    let plot = page
+        .split("aria-label=\"Reliability diagram\"")
+        .nth(1)
+        .unwrap();
+    plot.split("</svg>")
+        .next()
+        .unwrap()
+        .matches("<circle")
+        .count()
+}
+
+#[test]
+fn an_explanation_is_a_picture() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let picture = trained.pictures.join("red/0.png");
+    let out = folder.path().join("red.png");
+    let explain = ["explain", at(&trained.out), at(&picture), "--out", at(&out)];
+    let explained = json(&succeed(
+        &[
+            &explain[..],
+            &["--class", "red", "--block", "block3", "--json"],
+        ]
+        .concat(),
+    ));
+    assert_eq!(
+        (&explained["class"], &explained["block"]),
+        (&"red".into(), &"block3".into())
+    );
+    assert_eq!(explained["map"].as_array().unwrap().len(), 4);
+    assert_eq!(
+        image::open(&out).unwrap().into_rgb8().dimensions(),
+        (40, 36)
+    );
+    assert!(fail(2, &[&explain[..], &["--class", "pink"]].concat()).contains("--class"));
+    assert!(fail(2, &[&explain[..], &["--block", "block9"]].concat()).contains("block1"));
+}
+
+#[test]
+fn runs_are_compared_and_bases_listed() {
+    let trained = trained();
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other");
+    let run = [
+        "train",
+        at(&trained.pictures),
+        "--out",
+        at(&other),
+        "--size",
+        "32",
+        "--recipe",
+        "linear",
+    ];
+    succeed(&[&run[..], &["--epochs", "2"]].concat());
+    let page = folder.path().join("compare.html");
+    let compare = ["compare", at(&trained.out), at(&other), "--out", at(&page)];
+    let table = succeed(&compare);
+    assert!(
+        table.contains("fine-tune") && table.contains("linear"),
+        "{table}"
+    );
+    assert_eq!(read(&page).matches("<svg").count(), 2);
+    let compared = json(&succeed(&[&compare[..], &["--json"]].concat()));
+    assert_eq!(compared["runs"].as_array().unwrap().len(), 2);
+
+    let bases = json(&succeed(&["bases", "--json"]));
+    assert_eq!(bases.as_array().unwrap().len(), headstart::bases().len());
+    assert!(succeed(&["bases"]).contains("tf_efficientnet_lite0"));
+    assert!(fail(2, &["fetch", "resnet51"]).contains("resnet50"));
+    let cache = folder.path().join("cache");
+    let output = headstart(&["fetch", "resnet18"])
+        .env("HF_HUB_CACHE", &cache)
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "the network was switched off"
+    );
+}
+
+#[test]
+fn a_model_is_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (onnx, torch) = (
+        folder.path().join("a.onnx"),
+        folder.path().join("a.safetensors"),
+    );
+    succeed(&["export", at(&trained().out), "--onnx", "--out", at(&onnx)]);
+    assert!(std::fs::metadata(&onnx).unwrap().len() > 1_000_000);
+    assert!(fail(2, &["export", at(&trained().out)]).contains("--onnx"));
+    // PyTorch has this base, with heads of one layer.
+    let other = folder.path().join("other");
+    let base = ["--base", "resnet18", "--weights", "random", "--size", "32"];
+    let run = [
+        "train",
+        at(&trained().pictures),
+        "--out",
+        at(&other),
+        "--recipe",
+        "linear",
+        "--epochs",
+        "1",
+    ];
+    succeed(&[&run[..], &base].concat());
+    succeed(&["export", at(&other), "--torch", "--out", at(&torch)]);
+    let names = candle_core::safetensors::load(&torch, &headstart::Device::Cpu).unwrap();
+    assert!(
+        names.contains_key("layer1.0.conv1.weight"),
+        "{:?}",
+        names.keys()
+    );
+}
+
+#[test]
+fn a_history_is_drawn_as_svg_and_as_png() {
+    let history = headstart::run::Run::history_of(&trained().out).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (svg, png) = (folder.path().join("a.svg"), folder.path().join("a.PNG"));
+    history.plot(&svg).unwrap();
+    history.plot(&png).unwrap();
+    let drawn = read(&svg);
+    assert_eq!(drawn.matches("<circle").count(), 4 * history.epochs.len());
+    assert!(drawn.contains("xmlns=\"http://www.w3.org/2000/svg\"") && drawn.contains("accuracy"));
+    let pixels = image::open(&png).unwrap().into_rgb8();
+    assert_eq!(pixels.dimensions(), (1280, 1280));
+    let blue = pixels
+        .pixels()
+        .filter(|pixel| pixel.0 == [0x2f, 0x7a, 0xe5]);
+    assert!(blue.count() > 100, "a curve");
+    let refused = history.plot(folder.path().join("a.gif")).unwrap_err();
+    assert!(refused.to_string().contains(".svg"), "{refused}");
+    headstart::train::metrics::History::default()
+        .plot(&svg)
+        .unwrap();
+}
