@@ -8,9 +8,9 @@ use crate::finite;
 /// Tells pictures like those of the training from others.
 ///
 /// The score is (E − ln K)/‖x̃‖², where E = ln Σ exp(zₖ − z̄) is the energy of K logits (Liu et al. 2020, "Energy-based
-/// Out-of-distribution Detection") without their mean, ln K what it is of equal logits, and x̃ the features, standardised by
-/// the training pictures: how much of what is special about a picture speaks for a class. Scores are given as multiples of
-/// a threshold, which a stated share of held-out pictures reaches.
+/// Out-of-distribution Detection") without their mean, ln K what it is of equal logits, and x̃ the features,
+/// standardised by the training pictures: how much of what is special about a picture speaks for a class. Scores are
+/// given as multiples of a threshold, which a stated share of held-out pictures reaches.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Familiarity {
     /// Of each feature its mean, and the inverse of its deviation, 0 for a constant one.

@@ -7,8 +7,8 @@ use std::fmt;
 pub struct Prediction {
     /// Class names with their probabilities, in descending order; they sum to 1.
     pub ranked: Vec<(String, f32)>,
-    /// Whether the picture is like those the classifier was trained on. Probabilities say nothing of a picture that is not:
-    /// one of the classes has to be the most probable. Always true for a classifier that was not
+    /// Whether the picture is like those the classifier was trained on. Probabilities say nothing of a picture that is
+    /// not: one of the classes has to be the most probable. Always true for a classifier that was not
     /// [taught](crate::study::Doubt) to doubt.
     pub familiar: bool,
     /// How familiar it is: 1 at the threshold, more above. None for a classifier that was not taught to doubt.
@@ -58,8 +58,8 @@ impl Prediction {
 }
 
 impl fmt::Display for Prediction {
-    /// Such as `santa 97.3 %, not_santa 2.7 %`: the first ten classes; before them `unlike anything it was trained on:` for
-    /// a picture that is not familiar.
+    /// Such as `santa 97.3 %, not_santa 2.7 %`: the first ten classes; before them `unlike anything it was trained on:`
+    /// for a picture that is not familiar.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const PRINTED: usize = 10;
         if !self.familiar {

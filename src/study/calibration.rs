@@ -16,12 +16,12 @@ const COLDEST: f64 = 0.02;
 const HOTTEST: f64 = 50.0;
 const HALVINGS: usize = 60;
 
-/// A temperature that makes a classifier's probabilities mean what they say, fitted to predictions on pictures that were
-/// held out (Guo et al. 2017, "On Calibration of Modern Neural Networks"): logits are divided by it.
+/// A temperature that makes a classifier's probabilities mean what they say, fitted to predictions on pictures that
+/// were held out (Guo et al. 2017, "On Calibration of Modern Neural Networks"): logits are divided by it.
 ///
-/// The loss is minimal, with targets as Platt (1999) has them, (N + 1)/(N + K) for the label and 1/(N + K) for the others,
-/// so that a classifier without a mistake on few pictures does not become certain. Classes keep their order, and accuracy
-/// stays.
+/// The loss is minimal, with targets as Platt (1999) has them, (N + 1)/(N + K) for the label and 1/(N + K) for the
+/// others, so that a classifier without a mistake on few pictures does not become certain. Classes keep their order,
+/// and accuracy stays.
 ///
 /// ```no_run
 /// # use headstart::{Classifier, Dataset};
@@ -144,8 +144,8 @@ impl fmt::Display for Calibration {
     }
 }
 
-/// The expected calibration error of labels and rows of K probabilities: the distance of mean confidence and accuracy in
-/// 15 equal ranges of confidence, weighed by the pictures in them (Naeini et al. 2015).
+/// The expected calibration error of labels and rows of K probabilities: the distance of mean confidence and accuracy
+/// in 15 equal ranges of confidence, weighed by the pictures in them (Naeini et al. 2015).
 fn expected_error(rows: impl Iterator<Item = (usize, Vec<f64>)>) -> f64 {
     let mut bins = [(0.0, 0.0); BINS];
     let mut pictures = 0.0;

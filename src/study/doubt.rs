@@ -13,11 +13,11 @@ use crate::model::{Backbone, Classifier, Familiarity, Mode};
 
 /// What a classifier was taught to call familiar; its file keeps it, and training forgets it.
 ///
-/// A picture is familiar if its energy, over the squared length of its standardised features, reaches a threshold that a
-/// stated share of held-out pictures reaches. Of ten known classes of Tiny ImageNet against ten others, with Lite0 at 160
-/// pixels and 60 pictures a class, the area under the ROC curve was 0.892 (mean of ten draws of classes); that of the
-/// energy alone was 0.877, and those of the largest probability, of nearest neighbours, of Mahalanobis distances and of
-/// relative ones were lower still.
+/// A picture is familiar if its energy, over the squared length of its standardised features, reaches a threshold that
+/// a stated share of held-out pictures reaches. Of ten known classes of Tiny ImageNet against ten others, with Lite0 at
+/// 160 pixels and 60 pictures a class, the area under the ROC curve was 0.892 (mean of ten draws of classes); that of
+/// the energy alone was 0.877, and those of the largest probability, of nearest neighbours, of Mahalanobis distances
+/// and of relative ones were lower still.
 ///
 /// ```no_run
 /// # use headstart::{Classifier, Dataset};
@@ -41,12 +41,12 @@ pub struct Doubt {
 }
 
 impl Doubt {
-    /// Teaches a classifier by features of the pictures it was trained on, and of others of the same kind, `share` of which,
-    /// such as 0.95, are to be familiar. Calibrate first: the logits count.
+    /// Teaches a classifier by features of the pictures it was trained on, and of others of the same kind, `share` of
+    /// which, such as 0.95, are to be familiar. Calibrate first: the logits count.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a share that is not above 0 and below 1; [`Error::Shape`] for features that are not of
-    /// this classifier; [`Error::Mismatch`] for held-out pictures none of which says anything.
+    /// [`Error::InvalidOption`] for a share that is not above 0 and below 1; [`Error::Shape`] for features that are not
+    /// of this classifier; [`Error::Mismatch`] for held-out pictures none of which says anything.
     pub fn teach<B: Backbone>(
         model: &mut Classifier<B>,
         train: &Features,
@@ -68,8 +68,8 @@ impl Doubt {
         Self::set(model, train, scores.collect(), share)
     }
 
-    /// Teaches a classifier whose linear head was fitted to all of these pictures, by what heads that were fitted to parts
-    /// of them say of the others; `temperature` is what its logits were divided by.
+    /// Teaches a classifier whose linear head was fitted to all of these pictures, by what heads that were fitted to
+    /// parts of them say of the others; `temperature` is what its logits were divided by.
     pub(super) fn teach_by_folds<B: Backbone>(
         model: &mut Classifier<B>,
         features: &Features,

@@ -12,8 +12,9 @@ use super::groups::Groups;
 use super::product::{direction, dot, mean};
 use crate::error::{Error, Result};
 
-/// Pairs are looked at closely whose thumbnails agree so well at 8 × 8, or less well if their features agree too (cosine,
-/// after the mean picture's are taken away). Features see through cropping, thumbnails through a change of size.
+/// Pairs are looked at closely whose thumbnails agree so well at 8 × 8, or less well if their features agree too
+/// (cosine, after the mean picture's are taken away). Features see through cropping, thumbnails through a change of
+/// size.
 const CERTAIN: f32 = 0.9;
 const COARSE: f32 = 0.7;
 const FEATURES: f32 = 0.25;
@@ -85,8 +86,8 @@ impl fmt::Display for Duplicate {
 /// mirroring or a border of up to a tenth that was cut off.
 ///
 /// A pair is looked at closely where small thumbnails agree, or less so and features too; it is one picture if larger
-/// thumbnails, laid on each other in every way that cropping and mirroring allow, correlate by 0.93 or more. All pairs are
-/// compared, so the time grows with the square of the pictures: a second for 800 on two cores.
+/// thumbnails, laid on each other in every way that cropping and mirroring allow, correlate by 0.93 or more. All pairs
+/// are compared, so the time grows with the square of the pictures: a second for 800 on two cores.
 #[derive(Clone, Debug, Default)]
 pub struct Duplicates {
     pairs: Vec<Duplicate>,

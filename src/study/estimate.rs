@@ -17,8 +17,8 @@ use crate::train::metrics::predicted_class;
 use crate::words::count;
 use crate::{bounds, progress};
 
-/// Estimates by k-fold cross-validation how good a classifier gets: the pictures are put into k parts with about as many
-/// of each class in every one, and each part is held out once from training.
+/// Estimates by k-fold cross-validation how good a classifier gets: the pictures are put into k parts with about as
+/// many of each class in every one, and each part is held out once from training.
 ///
 /// ```
 /// use headstart::study::{CrossValidation, Features, LinearHead};
@@ -40,7 +40,8 @@ pub struct CrossValidation {
 }
 
 impl CrossValidation {
-    /// In `k` parts, 2 to 1000 and no more than the smallest class has pictures, and so all over again with other parts,
+    /// In `k` parts, 2 to 1000 and no more than the smallest class has pictures, and so all over again with other
+    /// parts,
     /// `repeats` times in all, 1 to 1000.
     pub fn new(k: usize, repeats: usize) -> Self {
         Self {

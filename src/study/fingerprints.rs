@@ -51,8 +51,8 @@ impl Fingerprints {
     /// Reads every picture of a dataset, with a progress bar. Nothing is written.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for more than 2³² pictures. A picture that cannot be read is
-    /// no error but [`unfit`](Self::unfit).
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for more than 2³² pictures. A picture that cannot be read
+    /// is no error but [`unfit`](Self::unfit).
     pub fn of(dataset: &Dataset) -> Result<Self> {
         bounds::within("pictures", dataset.len(), 0..=u32::MAX as usize)?;
         let bar = progress::bar(

@@ -7,8 +7,8 @@ use rand::seq::SliceRandom;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, stream};
 
-/// The fold of each picture, 0 to k − 1, fixed by the seed. `groups` says which pictures stay together: those with equal
-/// numbers.
+/// The fold of each picture, 0 to k − 1, fixed by the seed. `groups` says which pictures stay together: those with
+/// equal numbers.
 ///
 /// Groups come at random, the largest first, and each goes where its classes are rarest so far (scikit-learn's
 /// `StratifiedGroupKFold` has this aim). Where each picture is a group of its own, the numbers of a class in two folds

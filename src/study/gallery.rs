@@ -20,9 +20,9 @@ const ROUNDING: f32 = 1e-5;
 
 /// Pictures to look for others among: which of them is most like a given one.
 ///
-/// Likeness is the cosine of [embeddings](crate::Classifier::embed) without the mean of all. The search is exact: vectors
-/// are compared in bytes first, each with a bound on what rounding may hide, and those that could be among the nearest in
-/// f32.
+/// Likeness is the cosine of [embeddings](crate::Classifier::embed) without the mean of all. The search is exact:
+/// vectors are compared in bytes first, each with a bound on what rounding may hide, and those that could be among the
+/// nearest in f32.
 ///
 /// ```
 /// use headstart::study::{Features, Gallery};
@@ -94,8 +94,8 @@ impl Gallery {
         self.paths.is_empty()
     }
 
-    /// The k pictures, or as many as there are, most like an [embedding](crate::Classifier::embed) of the same base, the
-    /// most alike first, of equal ones the first of the gallery.
+    /// The k pictures, or as many as there are, most like an [embedding](crate::Classifier::embed) of the same base,
+    /// the most alike first, of equal ones the first of the gallery.
     ///
     /// # Errors
     /// [`Error::Shape`] for a vector of another length, [`Error::NotFinite`] for one with NaN or infinity.
@@ -185,8 +185,8 @@ impl Gallery {
     /// Reads a gallery that [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read; [`Error::Format`] for one that is no gallery, of a newer format, or
-    /// damaged.
+    /// [`Error::Io`] for a file that cannot be read; [`Error::Format`] for one that is no gallery, of a newer format,
+    /// or damaged.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bad = Error::format::<crate::error::Cause>("a gallery", path);

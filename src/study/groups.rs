@@ -8,8 +8,8 @@ use std::sync::Arc;
 /// What pictures of one origin have in common.
 type Key = dyn Fn(&Path) -> Option<String> + Send + Sync;
 
-/// Which pictures are of one origin: a burst, a video, a patient, one picture and its copies. Cross-validation keeps them
-/// in one fold: else a picture that is nearly known already counts as a new one.
+/// Which pictures are of one origin: a burst, a video, a patient, one picture and its copies. Cross-validation keeps
+/// them in one fold: else a picture that is nearly known already counts as a new one.
 ///
 /// ```
 /// use headstart::study::Groups;
@@ -34,8 +34,8 @@ impl Groups {
         Self::by(|path| Some(path.parent()?.to_string_lossy().into_owned()))
     }
 
-    /// Pictures whose file names have the same text where the pattern has `{}` are a group; `*` stands for any text, and
-    /// either is as short as it can be. A name that does not fit is a group of its own.
+    /// Pictures whose file names have the same text where the pattern has `{}` are a group; `*` stands for any text,
+    /// and either is as short as it can be. A name that does not fit is a group of its own.
     pub fn pattern(pattern: impl Into<String>) -> Self {
         let pattern = pattern.into();
         Self::by(move |path| captured(&pattern, &path.file_name()?.to_string_lossy()))

@@ -23,9 +23,9 @@ const PATIENCE: usize = 3;
 /// Fits a classifier's head to frozen features in seconds, in place of training it: logistic regression, binary for two
 /// classes and multinomial for more, with an L2 penalty that cross-validation chooses.
 ///
-/// Features are standardised, and that is folded into the weights, so that the head is one like any other. The problem is
-/// convex and solved by L-BFGS (Liu & Nocedal 1989) until the weights are within 1e-4 of its only optimum: there is no
-/// learning rate, no epoch, and no chance in the result. It is scikit-learn's
+/// Features are standardised, and that is folded into the weights, so that the head is one like any other. The problem
+/// is convex and solved by L-BFGS (Liu & Nocedal 1989) until the weights are within 1e-4 of its only optimum: there is
+/// no learning rate, no epoch, and no chance in the result. It is scikit-learn's
 /// `make_pipeline(StandardScaler(), LogisticRegression(C=…))` to the digits that either computes.
 ///
 /// ```
@@ -72,10 +72,10 @@ impl LinearHead {
     }
 
     /// Sets the penalties to choose from, each as scikit-learn's C, the inverse of its strength: minimised is
-    /// C·Σ ℓᵢ + ½·‖W‖² on standardised features. Taken is the strongest whose mean loss on pictures that were held out is
-    /// within one standard error of the least (Breiman et al. 1984, "Classification and Regression Trees"): a weaker one
-    /// could not be told to be better. They are tried from the strongest on until three in a row were worse than the best.
-    /// With a single one nothing is held out.
+    /// C·Σ ℓᵢ + ½·‖W‖² on standardised features. Taken is the strongest whose mean loss on pictures that were held out
+    /// is within one standard error of the least (Breiman et al. 1984, "Classification and Regression Trees"): a weaker
+    /// one could not be told to be better. They are tried from the strongest on until three in a row were worse than
+    /// the best. With a single one nothing is held out.
     pub fn c(mut self, inverse_strengths: impl IntoIterator<Item = f64>) -> Self {
         self.strengths = inverse_strengths.into_iter().collect();
         self
@@ -310,8 +310,8 @@ impl PenaltyScore {
 /// A fitted linear head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearFit {
-    /// Weights on the features as they are, (1, D) for two classes and (K, D) for K: a score above 0 means the second of
-    /// two classes, the largest score the class of K.
+    /// Weights on the features as they are, (1, D) for two classes and (K, D) for K: a score above 0 means the second
+    /// of two classes, the largest score the class of K.
     pub weight: Vec<Vec<f64>>,
     /// (1) or (K).
     pub bias: Vec<f64>,
@@ -395,7 +395,8 @@ impl Data<'_> {
         ))
     }
 
-    /// The loss, added up, what the pictures count, and the number of correct ones on the second part of a fit to the first.
+    /// The loss, added up, what the pictures count, and the number of correct ones on the second part of a fit to the
+    /// first.
     fn held_out(
         &self,
         (fitted, held_out): &(Vec<usize>, Vec<usize>),

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 /// Pairs of steps that L-BFGS remembers.
 const MEMORY: usize = 10;
 
-/// The most steps of one problem, and the most points that are looked at: a line search may try without end where rounding
-/// hides what it looks for.
+/// The most steps of one problem, and the most points that are looked at: a line search may try without end where
+/// rounding hides what it looks for.
 const MAX_STEPS: u64 = 3000;
 const MAX_POINTS: usize = 20_000;
 
@@ -81,9 +81,9 @@ impl Problem {
         vec![0.0; self.outputs * (self.width() + 1)]
     }
 
-    /// The optimum: the gradient's norm is at most `tolerance` times the smaller of λ and the gradient's norm at zero. The
-    /// problem is λ-convex in W, so W is within `tolerance` of its optimum, and within that share of it where the penalty
-    /// is strong. Where rounding ends the search before, a hundred times that is let pass.
+    /// The optimum: the gradient's norm is at most `tolerance` times the smaller of λ and the gradient's norm at zero.
+    /// The problem is λ-convex in W, so W is within `tolerance` of its optimum, and within that share of it where the
+    /// penalty is strong. Where rounding ends the search before, a hundred times that is let pass.
     pub(super) fn solve(&self, from: Option<Vec<f64>>, tolerance: f64) -> Result<Solution> {
         let begin = from.unwrap_or_else(|| self.zero());
         let at_zero = norm(&self.value(&self.zero())?.1);

@@ -1,7 +1,7 @@
 //! What frozen features know: a head in seconds, an honest estimate, and the pictures that do not fit.
 //!
-//! [`Features`] are what a base makes of a dataset, one vector for each picture, computed once. Everything here works on
-//! them: [`LinearHead`] fits a classifier's head, [`CrossValidation`] says how good it is on new pictures.
+//! [`Features`] are what a base makes of a dataset, one vector for each picture, computed once. Everything here works
+//! on them: [`LinearHead`] fits a classifier's head, [`CrossValidation`] says how good it is on new pictures.
 
 mod advice;
 mod calibration;

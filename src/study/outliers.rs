@@ -10,8 +10,8 @@ use super::product::{direction, dot, mean};
 /// How many of the nearest pictures of its class a picture is compared with.
 const NEIGHBOURS: usize = 5;
 
-/// A picture is an outlier from so many deviations above its class's median on; a median absolute deviation times 1.4826
-/// is a deviation of normal numbers.
+/// A picture is an outlier from so many deviations above its class's median on; a median absolute deviation times
+/// 1.4826 is a deviation of normal numbers.
 const DEVIATIONS: f32 = 4.0;
 
 /// A picture that is far from all others of its class.
@@ -27,8 +27,8 @@ pub struct Outlier {
     pub typical: f32,
 }
 
-/// The pictures that lie more than four robust deviations farther from the nearest of their class than its pictures do, the
-/// farthest first. Classes of fewer than ten pictures have none.
+/// The pictures that lie more than four robust deviations farther from the nearest of their class than its pictures do,
+/// the farthest first. Classes of fewer than ten pictures have none.
 pub fn outliers(features: &Features) -> Vec<Outlier> {
     let rows = (0..features.len()).map(|i| features.row(i));
     let mean = mean(rows, features.width());

@@ -9,8 +9,8 @@ use crate::words::count;
 const PRINTED: usize = 10;
 
 impl<B> fmt::Display for Study<B> {
-    /// What is there, how good a head gets and how sure that is, which pictures to look at first, what leaks, whether more
-    /// pictures would help, and what to try next.
+    /// What is there, how good a head gets and how sure that is, which pictures to look at first, what leaks, whether
+    /// more pictures would help, and what to try next.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "What is there")?;
         for part in &self.parts {

@@ -47,8 +47,8 @@ impl Default for StudyOptions {
 }
 
 impl StudyOptions {
-    /// Adds a part of the data that nothing is fitted to, such as `test`, with the same classes: it is scored, and pictures
-    /// that are in two parts are named.
+    /// Adds a part of the data that nothing is fitted to, such as `test`, with the same classes: it is scored, and
+    /// pictures that are in two parts are named.
     pub fn part(mut self, name: impl Into<String>, dataset: &Dataset) -> Self {
         self.parts.push((name.into(), dataset.clone()));
         self
@@ -75,7 +75,8 @@ impl StudyOptions {
     /// Studies the pictures of a dataset, with progress bars.
     ///
     /// # Errors
-    /// Those of [`Features::of`] and [`LinearHead::solve`]; [`Error::Mismatch`](crate::Error::Mismatch) for a part of other classes.
+    /// Those of [`Features::of`] and [`LinearHead::solve`]; [`Error::Mismatch`](crate::Error::Mismatch) for a part of
+    /// other classes.
     pub fn run<B: Backbone + Clone>(self, base: &B, train: &Dataset) -> Result<Study<B>> {
         let classes = train.class_names();
         let head = match classes.len() {
@@ -127,8 +128,8 @@ impl StudyOptions {
     }
 }
 
-/// What can be said of a dataset by frozen features alone, in one call: see the [fields](#fields), print it, or write it as
-/// JSON. No picture is changed or deleted.
+/// What can be said of a dataset by frozen features alone, in one call: see the [fields](#fields), print it, or write
+/// it as JSON. No picture is changed or deleted.
 ///
 /// ```
 /// use headstart::study::Study;

@@ -56,8 +56,8 @@ impl Suspects {
         Self { all }
     }
 
-    /// By a linear head: the pictures are judged in cross-validation, and then twice more without those that were suspect,
-    /// which spoil the judge.
+    /// By a linear head: the pictures are judged in cross-validation, and then twice more without those that were
+    /// suspect, which spoil the judge.
     ///
     /// # Errors
     /// Those of [`CrossValidation::linear_head`].

@@ -43,8 +43,8 @@ impl Thumbnail {
         plain.max(product(&self.coarse[1], &other.coarse[0]))
     }
 
-    /// The correlation at 24 × 24, −1 to 1, at the best of those windows, mirrored or not, by which one picture may be a
-    /// part of the other.
+    /// The correlation at 24 × 24, −1 to 1, at the best of those windows, mirrored or not, by which one picture may be
+    /// a part of the other.
     pub(super) fn closely(&self, other: &Self) -> f32 {
         self.as_part(other).max(other.as_part(self))
     }
