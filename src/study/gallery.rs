@@ -243,6 +243,10 @@ impl Gallery {
         if !crate::finite::all(&rows) || !crate::finite::all(&mean) {
             return Err("it holds NaN or infinity".into());
         }
+        // Whoever wrote longer rows was not us, and their products could be no numbers.
+        if rows.chunks_exact(width).any(|row| dot(row, row) > 1.01) {
+            return Err("a row is longer than 1".into());
+        }
         Ok(Self {
             coarse: Coarse::of(&rows, width),
             mean,

@@ -198,6 +198,11 @@ fn fuzz_features() {
 }
 
 #[test]
+fn fuzz_gallery() {
+    fuzz("gallery", 300);
+}
+
+#[test]
 fn fuzz_picture() {
     fuzz("picture", 2000);
 }
