@@ -87,7 +87,7 @@ impl Problem {
     pub(super) fn solve(&self, from: Option<Vec<f64>>, tolerance: f64) -> Result<Solution> {
         let begin = from.unwrap_or_else(|| self.zero());
         let at_zero = norm(&self.value(&self.zero())?.1);
-        let wanted = tolerance * at_zero.min(self.lambda).max(SMALLEST);
+        let wanted = (tolerance * at_zero.min(self.lambda)).max(SMALLEST);
         let failed = |reason: String| {
             let what = "the fit of a linear head";
             Error::mismatch(what, reason, "an optimum")

@@ -10,9 +10,8 @@ use crate::common::{colours, frozen_base};
 
 #[test]
 fn a_temperature_mends_confidence_and_changes_no_class() {
-    // Weights of noise at hardly any penalty: sure of everything.
     let features = clouds(300, 3, 0.25);
-    let head = LinearHead::new().c([1e4]);
+    let head = LinearHead::new().c([1.0]);
     let estimate = CrossValidation::new(5, 1)
         .linear_head(&features, &head)
         .unwrap();

@@ -37,9 +37,11 @@ fn wrong_labels_come_first_with_the_class_they_look_like() {
             suspect.looks_like,
             clean.class_names()[clean.labels()[picture]]
         );
-        assert!(suspect.is_likely && suspect.confidence < suspect.probability);
+        assert!(suspect.confidence < suspect.probability);
     }
-    assert!(suspects.likely().count() < 15);
+    // Confident learning counts those that are as sure of another class as its own pictures are on average.
+    let likely: Vec<_> = suspects.likely().map(|suspect| &suspect.path).collect();
+    assert!((1..15).contains(&likely.len()), "{likely:?}");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("suspects.csv");
