@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use headstart::data::{Loader, decode_bytes};
 use headstart::model::{Pooling, Vgg};
+use headstart::study::{Doubt, Features, Gallery};
 use headstart::{
     Checkpoints, Classifier, ConvBase, Dataset, Device, FeatureCache, Head, Sgd, Trainer, Weights,
 };
@@ -51,6 +52,11 @@ pub const TARGETS: &[Target] = &[
         name: "features",
         run: features,
         seeds: features_seeds,
+    },
+    Target {
+        name: "gallery",
+        run: gallery,
+        seeds: gallery_seeds,
     },
     Target {
         name: "picture",
@@ -133,8 +139,13 @@ pub fn model(data: &[u8]) {
 fn model_seeds() -> Vec<Vec<u8>> {
     let folder = folder();
     let path = folder.path().join("model");
-    fresh().save(&path).expect("a saved model");
-    vec![fs::read(path).expect("the file that was saved")]
+    let mut model = fresh();
+    model.save(&path).expect("a saved model");
+    let plain = fs::read(&path).expect("the file that was saved");
+    let features = Features::of(&model, &pictures()).expect("features of four pictures");
+    Doubt::teach(&mut model, &features, &features, 0.5).expect("pictures that differ");
+    model.save(&path).expect("a saved model");
+    vec![plain, fs::read(path).expect("the file that was saved")]
 }
 
 /// A base's weights: what loads computes.
@@ -234,6 +245,32 @@ fn features_seeds() -> Vec<Vec<u8>> {
         .fit(&mut fresh(), &pictures(), &pictures())
         .expect("a run");
     contents(folder.path(), "")
+}
+
+/// A gallery: what loads answers with numbers, and what it saves loads again.
+pub fn gallery(data: &[u8]) {
+    with_and_without_seal(data, reseal::Kind::Blake3, |path| {
+        let Ok(gallery) = Gallery::load(path) else {
+            return;
+        };
+        if let Ok(nearest) = gallery.nearest(&[0.5; 3], 2) {
+            for neighbour in nearest {
+                assert!(!neighbour.similarity.is_nan(), "{neighbour:?}");
+            }
+        }
+        gallery.save(path).expect("what was loaded can be saved");
+        Gallery::load(path).expect("what was saved can be loaded");
+    });
+}
+
+fn gallery_seeds() -> Vec<Vec<u8>> {
+    let folder = folder();
+    let path = folder.path().join("gallery");
+    let rows = vec![1.0, 0.0, 2.0, 0.5, 1.5, 0.0, 3.0, 1.0, 0.25];
+    let features = Features::from_rows(rows, 3, &[0, 1, 0], &["ant", "bee"]);
+    let gallery = Gallery::of(&features.expect("three rows"));
+    gallery.save(&path).expect("a saved gallery");
+    vec![fs::read(path).expect("the file that was saved")]
 }
 
 fn files(folder: &Path, prefix: &str) -> Vec<PathBuf> {

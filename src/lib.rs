@@ -72,6 +72,7 @@ mod random;
 #[cfg_attr(docsrs, doc(cfg(feature = "report")))]
 pub mod report;
 pub mod run;
+pub mod study;
 mod tensor_file;
 pub mod train;
 mod words;

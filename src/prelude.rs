@@ -12,6 +12,7 @@ pub use crate::model::{
     Vgg, Weights, bases,
 };
 pub use crate::progress::{Verbosity, set_verbosity};
+pub use crate::study::{LinearHead, Study};
 pub use crate::train::callback::{
     Callback, CallbackState, CsvLogger, EarlyStopping, EpochBegin, EpochEnd, JsonLinesLogger,
     Monitor, ReduceLrOnPlateau, StepEnd, Stop, TrainBegin,

@@ -19,6 +19,8 @@ pub(crate) enum Purpose {
     Augment = 4,
     /// Dropout for one picture.
     Dropout = 5,
+    /// Which pictures a fold of cross-validation takes.
+    Folds = 6,
 }
 
 /// The stream for one (seed, purpose, epoch, picture).

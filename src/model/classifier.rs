@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use super::backbone::{Backbone, Mode};
 use super::base::ConvBase;
+use super::familiarity::Familiarity;
 use super::head::{Dropout, Head, HeadLayers};
 use super::names;
 use super::summary::Summary;
@@ -36,6 +37,7 @@ pub struct Classifier<B = ConvBase> {
     pub(super) input_size: (usize, usize),
     pub(super) resize: Resize,
     pub(super) preprocess: Preprocess,
+    pub(super) familiarity: Option<Familiarity>,
 }
 
 impl<B: Backbone> Classifier<B> {
@@ -65,6 +67,7 @@ impl<B: Backbone> Classifier<B> {
             input_size: (height, width),
             resize,
             preprocess,
+            familiarity: None,
         })
     }
 
@@ -99,6 +102,7 @@ impl<B: Backbone> Classifier<B> {
             }
         };
         self.input_size = (height, width);
+        self.familiarity = None;
         Ok(self)
     }
 
@@ -112,6 +116,7 @@ impl<B: Backbone> Classifier<B> {
         let features = self.base.output_shape(height, width)?;
         self.head = self.head.config().build(features, &self.base.device())?;
         self.input_size = (height, width);
+        self.familiarity = None;
         Ok(self)
     }
 
@@ -127,6 +132,7 @@ impl<B: Backbone> Classifier<B> {
     /// Sets the resize filter; the default is the base's.
     pub fn resize(mut self, resize: Resize) -> Self {
         self.resize = resize;
+        self.familiarity = None;
         self
     }
 
@@ -163,6 +169,24 @@ impl<B: Backbone> Classifier<B> {
     /// The head.
     pub fn head(&self) -> &HeadLayers {
         &self.head
+    }
+
+    /// Puts another head of the same classes on the base; what was familiar was so by the one before.
+    pub(crate) fn set_head(&mut self, head: HeadLayers) {
+        self.head = head;
+        self.familiarity = None;
+    }
+
+    /// What pictures are familiar: none once base or head are trained.
+    pub(crate) fn set_familiarity(&mut self, familiarity: Option<Familiarity>) {
+        self.familiarity = familiarity;
+    }
+
+    /// The vectors (N, D) that the head reads of preprocessed images (N, 3, H, W): all features or their means, as the
+    /// head's pooling says.
+    pub(crate) fn vectors(&self, images: &Tensor) -> Result<Tensor> {
+        let features = self.features_from(0, images, Mode::Infer)?;
+        self.head.vectors(&features)
     }
 
     /// The same classifier with its one sigmoid unit written as two softmax units: equal probabilities.
@@ -258,7 +282,7 @@ impl<B: Backbone> Classifier<B> {
         self.head.forward(&features, Mode::Train, Some(dropout))
     }
 
-    fn features_from(&self, first: usize, input: &Tensor, mode: Mode) -> Result<Tensor> {
+    pub(super) fn features_from(&self, first: usize, input: &Tensor, mode: Mode) -> Result<Tensor> {
         let blocks = first..self.base.blocks().len();
         self.base.forward_blocks(input, blocks, mode)
     }
@@ -273,16 +297,6 @@ impl<B: Backbone> Classifier<B> {
             Ok(None) => Error::NotFinite { what, value },
             Err(error) => error,
         }
-    }
-
-    /// The probability of every class, one row per image.
-    pub(crate) fn probabilities(&self, images: &Tensor) -> Result<Vec<Vec<f32>>> {
-        let logits = self.forward(images)?;
-        if let Some(value) = finite::first_not_in(&logits)? {
-            return Err(self.not_finite("the logits".to_owned(), value));
-        }
-        let probabilities = self.head.probabilities(&logits)?;
-        Ok(probabilities.to_dtype(DType::F32)?.to_vec2()?)
     }
 }
 

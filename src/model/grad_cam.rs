@@ -6,7 +6,7 @@ use image::{Rgb, RgbImage};
 
 use super::backbone::{Backbone, Mode, block_position};
 use super::classifier::Classifier;
-use super::predict::Picture;
+use super::picture::Picture;
 use crate::data::{self, Decoder, Resize};
 use crate::error::{Error, Result};
 

@@ -5,11 +5,14 @@ mod backbone;
 mod base;
 mod check;
 mod classifier;
+mod familiarity;
 mod grad_cam;
 mod head;
 mod names;
 mod parameter;
+mod picture;
 mod predict;
+mod prediction;
 mod saved;
 mod summary;
 mod weights;
@@ -19,9 +22,11 @@ pub use backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBa
 pub use base::ConvBase;
 pub use check::check_backbone;
 pub use classifier::Classifier;
+pub(crate) use familiarity::Familiarity;
 pub use grad_cam::GradCam;
 pub use head::{Dropout, Head, HeadLayers, Pooling};
-pub use predict::{Picture, Prediction};
+pub use picture::Picture;
+pub use prediction::Prediction;
 pub use summary::Summary;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]

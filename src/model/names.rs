@@ -6,6 +6,9 @@ pub(crate) const BASE: &str = "base.";
 /// What the names of a head's tensors begin with.
 pub(crate) const HEAD: &str = "head.";
 
+/// What the names of the tensors begin with that say what is familiar.
+pub(crate) const FAMILIARITY: &str = "familiarity.";
+
 /// The block that the head counts as, where blocks are named.
 pub(crate) const HEAD_BLOCK: &str = "head";
 

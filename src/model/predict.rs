@@ -1,18 +1,18 @@
 //! Pictures in, class names out: one, some, or as many as come.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fmt;
-use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
-use image::{DynamicImage, RgbImage};
+use candle_core::{DType, Tensor};
+use image::RgbImage;
 use rayon::prelude::*;
 
-use super::backbone::Backbone;
+use super::backbone::{Backbone, Mode};
 use super::classifier::Classifier;
-use crate::data::{self, Decoder, Item};
+use super::picture::Picture;
+use super::prediction::Prediction;
+use crate::data::{self, Decoder};
 use crate::error::Result;
+use crate::finite;
 
 /// How many pictures are classified together.
 const TOGETHER: usize = 32;
@@ -24,8 +24,8 @@ impl<B: Backbone> Classifier<B> {
     /// taken upright may lie on its side: give the path or the bytes, or [`decode_file`](crate::data::decode_file)'s image.
     ///
     /// # Errors
-    /// [`Error::Picture`](crate::Error::Picture) or [`Error::Io`](crate::Error::Io) for a picture that cannot be read, [`Error::NotFinite`](crate::Error::NotFinite) for a classifier that
-    /// makes NaN or infinity of it.
+    /// [`Error::Picture`](crate::Error::Picture) or [`Error::Io`](crate::Error::Io) for a picture that cannot be read,
+    /// [`Error::NotFinite`](crate::Error::NotFinite) for a classifier that makes NaN or infinity of it.
     pub fn predict<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Prediction> {
         let mut predictions = self.predict_batch([picture])?;
         Ok(predictions.remove(0))
@@ -35,8 +35,8 @@ impl<B: Backbone> Classifier<B> {
     /// not grow with their number.
     ///
     /// # Errors
-    /// [`Error::Picture`](crate::Error::Picture) or [`Error::Io`](crate::Error::Io) for the first picture that cannot be read, [`Error::NotFinite`](crate::Error::NotFinite) for a
-    /// classifier that makes NaN or infinity of one.
+    /// [`Error::Picture`](crate::Error::Picture) or [`Error::Io`](crate::Error::Io) for the first picture that cannot
+    /// be read, [`Error::NotFinite`](crate::Error::NotFinite) for a classifier that makes NaN or infinity of one.
     pub fn predict_batch<'a, P: Into<Picture<'a>>>(
         &self,
         pictures: impl IntoIterator<Item = P>,
@@ -48,8 +48,9 @@ impl<B: Backbone> Classifier<B> {
     /// while the next 32 are decoded, so that the memory does not grow with their number.
     ///
     /// # Errors
-    /// Errors come as items, and those after them go on: [`Error::Picture`](crate::Error::Picture) or [`Error::Io`](crate::Error::Io) for a picture that cannot be
-    /// read, [`Error::NotFinite`](crate::Error::NotFinite) for one of which the classifier makes NaN or infinity.
+    /// Errors come as items, and those after them go on: [`Error::Picture`](crate::Error::Picture) or
+    /// [`Error::Io`](crate::Error::Io) for a picture that cannot be read, [`Error::NotFinite`](crate::Error::NotFinite)
+    /// for one of which the classifier makes NaN or infinity.
     ///
     /// ```no_run
     /// # let model = headstart::Classifier::load("model.safetensors", &headstart::Device::Cpu)?;
@@ -66,8 +67,7 @@ impl<B: Backbone> Classifier<B> {
         &self,
         pictures: impl IntoIterator<Item = P>,
     ) -> impl Iterator<Item = Result<Prediction>> {
-        let (height, width) = self.size();
-        let decoder = Decoder::new().resized(height as u32, width as u32, self.resize_filter());
+        let decoder = self.decoder();
         let mut sources = pictures.into_iter().map(Into::into);
         let mut next: Option<Vec<Result<RgbImage>>> = None;
         let mut ready = VecDeque::new();
@@ -111,161 +111,104 @@ impl<B: Backbone> Classifier<B> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
-        let device = self.base().device();
-        self.predict_tensor(&data::to_batch(images, self.preprocess(), &device)?)
+        self.predict_tensor(&self.batch(images)?)
     }
 
     /// Classifies preprocessed images (N, 3, H, W) of this classifier's size: one prediction each.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) for images of another shape, [`Error::NotFinite`](crate::Error::NotFinite) where an image, or what the classifier makes
-    /// of it, has NaN or infinity.
+    /// [`Error::Shape`](crate::Error::Shape) for images of another shape, [`Error::NotFinite`](crate::Error::NotFinite)
+    /// where an image, or what the classifier makes of it, has NaN or infinity.
     pub fn predict_tensor(&self, images: &Tensor) -> Result<Vec<Prediction>> {
-        let probabilities = self.probabilities(images)?;
-        Ok(probabilities
-            .into_iter()
-            .map(|row| Prediction::new(self.class_names(), &row))
+        let features = self.features_from(0, images, Mode::Infer)?;
+        let logits = self.head.forward(&features, Mode::Infer, None)?;
+        if let Some(value) = finite::first_not_in(&logits)? {
+            return Err(self.not_finite("the logits".to_owned(), value));
+        }
+        let familiarities = match &self.familiarity {
+            None => vec![None; logits.dims()[0]],
+            Some(familiarity) => {
+                let vectors: Vec<Vec<f32>> = to_rows(&self.head.vectors(&features)?)?;
+                let logits = to_rows(&logits)?;
+                let both = vectors.iter().zip(&logits);
+                both.map(|(vector, logits)| Some(familiarity.score(vector, logits)))
+                    .collect()
+            }
+        };
+        let probabilities = to_rows(&self.head.probabilities(&logits)?)?;
+        let both = probabilities.iter().zip(familiarities);
+        Ok(both
+            .map(|(row, score)| Prediction::new(&self.class_names, row, score))
             .collect())
     }
+
+    /// The class of a picture, or `otherwise` for one unlike those the classifier was trained on, as far as it was
+    /// [taught](crate::study::Doubt) to doubt.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn predict_or<'a>(
+        &self,
+        picture: impl Into<Picture<'a>>,
+        otherwise: &str,
+    ) -> Result<String> {
+        Ok(self.predict(picture)?.class_or(otherwise).to_owned())
+    }
+
+    /// The vector that the head reads of a picture: its features, or their means, as the head's pooling says. Alike
+    /// pictures have vectors of alike directions: see [`Gallery`](crate::study::Gallery).
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn embed<'a>(&self, picture: impl Into<Picture<'a>>) -> Result<Vec<f32>> {
+        let mut vectors = self.embed_batch([picture])?;
+        Ok(vectors.remove(0))
+    }
+
+    /// The vectors of pictures, in order, with the memory of 32 pictures at a time: see [`embed`](Self::embed).
+    ///
+    /// # Errors
+    /// As [`predict_batch`](Self::predict_batch).
+    pub fn embed_batch<'a, P: Into<Picture<'a>>>(
+        &self,
+        pictures: impl IntoIterator<Item = P>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let decoder = self.decoder();
+        let mut sources = pictures.into_iter().map(Into::into);
+        let mut all = Vec::new();
+        loop {
+            let some: Vec<Picture<'a>> = sources.by_ref().take(TOGETHER).collect();
+            if some.is_empty() {
+                return Ok(all);
+            }
+            let images = decode(some, &decoder).into_iter();
+            let images = images.collect::<Result<Vec<RgbImage>>>()?;
+            let images: Vec<&RgbImage> = images.iter().collect();
+            let vectors = self.vectors(&self.batch(&images)?)?.to_dtype(DType::F32)?;
+            if let Some(value) = finite::first_not_in(&vectors)? {
+                return Err(self.not_finite("the features".to_owned(), value));
+            }
+            all.extend(vectors.to_vec2::<f32>()?);
+        }
+    }
+
+    fn decoder(&self) -> Decoder {
+        let (height, width) = self.size();
+        Decoder::new().resized(height as u32, width as u32, self.resize_filter())
+    }
+
+    fn batch(&self, images: &[&RgbImage]) -> Result<Tensor> {
+        data::to_batch(images, self.preprocess(), &self.base().device())
+    }
+}
+
+/// Each row as f32.
+fn to_rows(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
+    Ok(tensor.to_dtype(DType::F32)?.to_vec2()?)
 }
 
 /// Decodes pictures, on all threads.
 fn decode(pictures: Vec<Picture<'_>>, decoder: &Decoder) -> Vec<Result<RgbImage>> {
     let pictures = pictures.into_par_iter();
     pictures.map(|picture| picture.decode(decoder)).collect()
-}
-
-/// A picture to classify; made by `From` from a path, encoded bytes or a decoded image.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Picture<'a> {
-    /// A file.
-    Path(PathBuf),
-    /// An encoded file in memory.
-    Bytes(&'a [u8]),
-    /// A decoded picture.
-    Image(Cow<'a, DynamicImage>),
-    /// A picture of a dataset or an archive.
-    Item(Item),
-}
-
-impl Picture<'_> {
-    pub(crate) fn decode(self, decoder: &Decoder) -> Result<RgbImage> {
-        match self {
-            Self::Path(path) => decoder.decode_file(path),
-            Self::Bytes(bytes) => decoder.decode_bytes(bytes),
-            Self::Item(item) => item.decode_by(decoder),
-            Self::Image(image) => {
-                decoder.image(Path::new("<image>"), &data::to_rgb(image.into_owned()))
-            }
-        }
-    }
-}
-
-impl From<&Path> for Picture<'_> {
-    fn from(path: &Path) -> Self {
-        Self::Path(path.to_owned())
-    }
-}
-
-impl From<&PathBuf> for Picture<'_> {
-    fn from(path: &PathBuf) -> Self {
-        Self::Path(path.clone())
-    }
-}
-
-impl From<PathBuf> for Picture<'_> {
-    fn from(path: PathBuf) -> Self {
-        Self::Path(path)
-    }
-}
-
-impl From<&str> for Picture<'_> {
-    /// A path.
-    fn from(path: &str) -> Self {
-        Self::Path(path.into())
-    }
-}
-
-impl From<Item> for Picture<'_> {
-    fn from(item: Item) -> Self {
-        Self::Item(item)
-    }
-}
-
-impl From<&Item> for Picture<'_> {
-    fn from(item: &Item) -> Self {
-        Self::Item(item.clone())
-    }
-}
-
-impl<'a> From<&'a [u8]> for Picture<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl<'a> From<&'a Vec<u8>> for Picture<'a> {
-    fn from(bytes: &'a Vec<u8>) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl From<DynamicImage> for Picture<'_> {
-    fn from(image: DynamicImage) -> Self {
-        Self::Image(Cow::Owned(image))
-    }
-}
-
-impl<'a> From<&'a DynamicImage> for Picture<'a> {
-    fn from(image: &'a DynamicImage) -> Self {
-        Self::Image(Cow::Borrowed(image))
-    }
-}
-
-/// The classes of a picture, the most probable first.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Prediction {
-    /// Class names with their probabilities, in descending order; they sum to 1.
-    pub ranked: Vec<(String, f32)>,
-}
-
-impl Prediction {
-    fn new(class_names: &[String], probabilities: &[f32]) -> Self {
-        let mut ranked: Vec<_> = class_names
-            .iter()
-            .cloned()
-            .zip(probabilities.iter().copied())
-            .collect();
-        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Self { ranked }
-    }
-
-    /// The most probable class.
-    pub fn class(&self) -> &str {
-        &self.ranked[0].0
-    }
-
-    /// The probability of a class; none for a name the classifier does not know.
-    pub fn probability(&self, class: &str) -> Option<f32> {
-        self.ranked
-            .iter()
-            .find(|(name, _)| name == class)
-            .map(|(_, probability)| *probability)
-    }
-}
-
-impl fmt::Display for Prediction {
-    /// Such as `santa 97.3 %, not_santa 2.7 %`: the first ten classes.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const PRINTED: usize = 10;
-        for (index, (name, probability)) in self.ranked.iter().take(PRINTED).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{name} {:.1} %", 100.0 * probability)?;
-        }
-        match self.ranked.len().saturating_sub(PRINTED) {
-            0 => Ok(()),
-            more => write!(f, ", … and {more} classes more"),
-        }
-    }
 }

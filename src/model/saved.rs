@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::backbone::{Backbone, SavedBackbone, block_position};
 use super::base::ConvBase;
 use super::classifier::{Classifier, check_classes};
+use super::familiarity::{Familiarity, TENSORS};
 use super::head::{Head, HeadLayers};
 use super::names;
 use super::weights::check_values;
@@ -41,6 +42,15 @@ struct Description {
     resize: Resize,
     preprocess: Preprocess,
     head: Head,
+    /// What is familiar beside its tensors; none in older files, and for classifiers that were not taught to doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    familiarity: Option<Threshold>,
+}
+
+/// What a file says of familiarity in words.
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+struct Threshold {
+    threshold: f32,
 }
 
 /// The kind of base in files of format 1.
@@ -85,7 +95,7 @@ impl<B: Backbone> Classifier<B> {
     fn write(&self, path: &Path, kind: &str, architecture: Value) -> Result<()> {
         let blocks = self.base.blocks().into_iter();
         let trainable = blocks.filter(|block| block.trainable);
-        let description = Description {
+        let mut description = Description {
             format: FORMAT,
             base: kind.to_owned(),
             architecture,
@@ -95,11 +105,19 @@ impl<B: Backbone> Classifier<B> {
             resize: self.resize,
             preprocess: self.preprocess,
             head: self.head.config().clone(),
+            familiarity: None,
         };
+        let mut tensors = self.tensors();
+        if let Some(familiarity) = &self.familiarity {
+            let threshold = familiarity.threshold();
+            description.familiarity = Some(Threshold { threshold });
+            let named = TENSORS.iter().zip(familiarity.tensors()?);
+            tensors.extend(named.map(|(name, own)| (format!("{}{name}", names::FAMILIARITY), own)));
+        }
         let json = serde_json::to_string(&description)
             .map_err(Error::format("a classifier's description as JSON", path))?;
         let metadata = BTreeMap::from([(names::CLASSIFIER.to_owned(), json)]);
-        tensor_file::write(path, self.tensors(), metadata)
+        tensor_file::write(path, tensors, metadata)
     }
 }
 
@@ -148,9 +166,14 @@ impl Classifier {
             let name = format!("{}{name}", names::HEAD);
             read(path, &mut file, &name, shape, device)
         })?;
+        let familiarity = match description.familiarity {
+            None => None,
+            Some(told) => Some(familiarity(path, &mut file, told, head.width())?),
+        };
         Ok(Classifier {
             base,
             head,
+            familiarity,
             class_names: description.classes,
             input_size: description.input_size,
             resize: description.resize,
@@ -181,6 +204,22 @@ fn restore<B: SavedBackbone>(
         base.set_trainable(block.map_err(|error| model_error(path, error))?, true)?;
     }
     Ok(base)
+}
+
+/// What is familiar, for a head that reads so many numbers.
+fn familiarity(
+    path: &Path,
+    file: &mut TensorFile<File>,
+    told: Threshold,
+    width: usize,
+) -> Result<Familiarity> {
+    let mut part = |name: &str| -> Result<Vec<f32>> {
+        let name = format!("{}{name}", names::FAMILIARITY);
+        Ok(read(path, file, &name, &[width], &Device::Cpu)?.to_vec1()?)
+    };
+    let [means, scales] = TENSORS;
+    Familiarity::new(part(means)?, part(scales)?, told.threshold)
+        .map_err(|error| model_error(path, error))
 }
 
 /// What a block is called today: format 1 wrote `conv5` for `block5`.

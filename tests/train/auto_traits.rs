@@ -61,6 +61,15 @@ fn runs_and_what_they_leave_may_be_shared_between_threads() {
     all!(is_shared: headstart::report::Report<'_>, headstart::report::Comparison);
 }
 
+#[test]
+fn studies_may_be_shared_between_threads() {
+    use headstart::study::*;
+    all!(is_owned: Calibration, ClassEstimate, CrossValidation, CurvePoint, Doubt, Duplicate, Duplicates, Estimate);
+    all!(is_owned: Features, Fingerprints, Gallery, Groups, Interval, LinearFit, LinearHead, Neighbour, OutOfFold, Outlier);
+    all!(is_owned: PartReport, PenaltyScore, Place, Study<ConvBase>, StudyOptions, Suspect, Suspects, Unfit);
+    all!(is_shared: Split<'_>);
+}
+
 /// `?` in a thread, and in functions that return `anyhow`'s or a boxed error.
 #[test]
 fn errors_cross_threads() {

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use candle_core::{DType, Device};
 use headstart::model::{Pooling, Vgg};
+use headstart::study::{CrossValidation, Features, Gallery, LinearHead, Suspects};
 use headstart::train::callback::{Callback, CsvLogger, EpochEnd, JsonLinesLogger, Stop};
 use headstart::{
     Checkpoints, Classifier, ConvBase, Dataset, Error, FeatureCache, Head, Result, Sgd, Trainer,
@@ -107,6 +108,18 @@ fn writers(dataset: &Dataset) -> Vec<Writer> {
             }),
         ),
         (
+            "gallery",
+            Box::new(|folder| Gallery::of(&rows()).save(folder.join("gallery.safetensors"))),
+        ),
+        (
+            "suspects",
+            Box::new(|folder| {
+                let validation = CrossValidation::new(2, 1);
+                let estimate = validation.linear_head(&rows(), &LinearHead::new().c([1.0]))?;
+                Suspects::of(&estimate).write_csv(folder.join("suspects.csv"))
+            }),
+        ),
+        (
             "history",
             Box::new(move |folder| history.save_csv(folder.join("history.csv"))),
         ),
@@ -136,6 +149,13 @@ fn writers(dataset: &Dataset) -> Vec<Writer> {
             fitting(|t, folder| t.callback(headstart::train::callback::TensorBoard::new(folder))),
         ),
     ]
+}
+
+/// Features whose gallery takes 24 kB, and whose suspects do.
+fn rows() -> Features {
+    let rows = (0..1200).map(|n| (n * 37 % 101) as f32).collect();
+    let labels: Vec<usize> = (0..400).map(|n| n % 2).collect();
+    Features::from_rows(rows, 3, &labels, &["blue", "red"]).unwrap()
 }
 
 /// Fills the disk but for so many bytes.

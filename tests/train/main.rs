@@ -39,5 +39,6 @@ mod schedule;
 mod scores;
 #[cfg(target_os = "linux")]
 mod soak;
+mod study;
 mod training;
 mod verbosity;

@@ -90,17 +90,11 @@ impl HeadLayers {
         }))
     }
 
-    /// Features (N, C, h, w) → logits (N, 1) or (N, K). Dropout works in [`Mode::Train`] when it is given
-    /// what decides it.
+    /// Features (N, C, h, w) → the vectors that the dense layers read, (N, D): pooled or flattened.
     ///
     /// # Errors
     /// [`Error::Shape`] for features of another shape.
-    pub fn forward(
-        &self,
-        features: &Tensor,
-        mode: Mode,
-        dropout: Option<&Dropout<'_>>,
-    ) -> Result<Tensor> {
+    pub(crate) fn vectors(&self, features: &Tensor) -> Result<Tensor> {
         let [c, h, w] = self.features;
         match *features.dims() {
             [_, fc, fh, fw] if [fc, fh, fw] == [c, h, w] => {}
@@ -112,10 +106,34 @@ impl HeadLayers {
                 });
             }
         }
-        let mut x = match self.config.pooling {
+        Ok(match self.config.pooling {
             Pooling::Flatten => features.flatten_from(1)?,
             Pooling::GlobalAverage => features.mean((2, 3))?,
-        };
+        })
+    }
+
+    /// Features (N, C, h, w) → logits (N, 1) or (N, K). Dropout works in [`Mode::Train`] when it is given
+    /// what decides it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for features of another shape.
+    pub fn forward(
+        &self,
+        features: &Tensor,
+        mode: Mode,
+        dropout: Option<&Dropout<'_>>,
+    ) -> Result<Tensor> {
+        self.forward_vectors(self.vectors(features)?, mode, dropout)
+    }
+
+    /// The same of the vectors (N, D) that the dense layers read.
+    pub(crate) fn forward_vectors(
+        &self,
+        vectors: Tensor,
+        mode: Mode,
+        dropout: Option<&Dropout<'_>>,
+    ) -> Result<Tensor> {
+        let mut x = vectors;
         let (output, hidden) = self.dense.split_last().expect("a head has an output layer");
         let mut hidden = hidden.iter();
         for (index, layer) in self.config.layers.iter().enumerate() {

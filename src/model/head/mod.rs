@@ -5,6 +5,7 @@ mod convert;
 mod dropout;
 mod fresh;
 mod layers;
+mod linear;
 
 pub use config::{Head, Pooling};
 pub use dropout::Dropout;

@@ -108,6 +108,14 @@ impl Trainer {
         FineTuning::new(model).trainer()
     }
 
+    /// [`fine_tuning`](Self::fine_tuning) of a model whose head is fitted already, as
+    /// [`LinearHead`](crate::study::LinearHead) does: head and last blocks alone, 15 epochs.
+    pub fn fine_tuning_from_fitted<B: Backbone>(model: &Classifier<B>) -> Self {
+        let mut trainer = Self::fine_tuning(model);
+        trainer.options.phases.remove(0);
+        trainer
+    }
+
     /// Fine-tunes a model whose base is pretrained, in one call: see [`fine_tuning`](Self::fine_tuning) for what it
     /// does. The last blocks are left trainable.
     ///

@@ -212,6 +212,8 @@ impl Trainer {
         check_classes("the training dataset", model, train)?;
         check_classes("the validation dataset", model, validation)?;
         enough::check(train)?;
+        // What it is taught now makes other features and logits.
+        model.set_familiarity(None);
         Run::new(&self.options, model, train, validation).run()
     }
 }

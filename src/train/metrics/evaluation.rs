@@ -184,7 +184,7 @@ impl ConfusionMatrix {
 
 /// Of two classes the second, strictly above one half; of more, the one with the highest probability, the first
 /// of equals.
-pub(in crate::train) fn predicted_class(probabilities: &[f32]) -> usize {
+pub(crate) fn predicted_class(probabilities: &[f32]) -> usize {
     if let [_, second] = probabilities {
         return usize::from(*second > 0.5);
     }

@@ -8,7 +8,7 @@ mod loss;
 mod scores;
 
 pub(super) use evaluate::{Evaluator, check_classes};
-pub(super) use evaluation::predicted_class;
+pub(crate) use evaluation::predicted_class;
 pub use evaluation::{ClassMetrics, Evaluation};
 pub(super) use history::CSV_HEADER;
 pub use loss::{Loss, LossOptions};
