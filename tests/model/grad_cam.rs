@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use headstart::data::{decode_file, resize};
 use headstart::model::{Arch, Backbone, Pooling};
-use headstart::{Classifier, ConvBase, Head, Resize, Weights};
+use headstart::{Classifier, ConvBase, Head, Preprocess, Resize, Weights};
 use image::{Rgb, RgbImage};
 use serde::Deserialize;
 
@@ -24,9 +24,9 @@ const REAL: [&str; 3] = [
     "santa/00000412.jpg",
 ];
 const SIDE: u32 = 224;
-/// Lite0's first two blocks have maps of 112×112 whose gradients, through fifty layers, all but cancel in their mean:
-/// PyTorch in f32 is 7e-4 from itself in f64 there.
-const EARLY: f64 = 5e-3;
+/// Lite0's stem has maps of 112×112 whose gradients, through fifty layers, all but cancel in their mean: there PyTorch in
+/// f32 is 7e-4 from itself in f64, and we are 4e-3.
+const STEM: f64 = 5e-3;
 /// Where `make.py` wants the pixels.
 const PIXELS: &str = "HEADSTART_FIXTURE_PIXELS";
 
@@ -184,6 +184,11 @@ fn maps_of_real_weights_on_real_pictures_are_pytorchs() {
         let base = ConvBase::new(arch, Weights::file(&file), &Device::Cpu)
             .unwrap()
             .frozen();
+        // Keras's weights under torchvision's names say nothing of pixels.
+        let base = match is_vgg {
+            true => base.with_preprocess(Preprocess::Caffe),
+            false => base,
+        };
         let images = base.preprocess().apply(&levels).unwrap();
         let size = (SIDE as usize, SIDE as usize);
         let model = match is_vgg {
@@ -215,8 +220,7 @@ fn maps_of_real_weights_on_real_pictures_are_pytorchs() {
                 .unwrap();
             let error = relative_error(&found, &maps[&format!("{}/{block}", case.variant)]);
             println!("{} {block}: relative error {error:.1e}", case.variant);
-            let is_early = block == "stem" || block == "blocks.0";
-            let tolerance = if is_early { EARLY } else { 1e-3 };
+            let tolerance = if block == "stem" { STEM } else { 1e-3 };
             assert!(error < tolerance, "{} {block}: {error:e}", case.variant);
         }
     }

@@ -374,7 +374,7 @@ fn hostile_files_are_refused_by_name() {
         (
             "a zip file",
             b"PK\x03\x04\x14\x00\x00\x00rest".to_vec(),
-            "not a safetensors file",
+            "a zip archive",
         ),
         (
             "a web page",
