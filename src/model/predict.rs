@@ -54,10 +54,10 @@ impl<B: Backbone> Classifier<B> {
     ///
     /// ```no_run
     /// # let model = headstart::Classifier::load("model.safetensors", &headstart::Device::Cpu)?;
-    /// let paths = std::fs::read_dir("pictures").unwrap().map(|entry| entry.unwrap().path());
-    /// for (path, prediction) in paths.clone().zip(model.predict_each(paths)) {
+    /// let paths = ["one.jpg", "two.jpg"];
+    /// for (path, prediction) in paths.iter().zip(model.predict_each(paths)) {
     ///     match prediction {
-    ///         Ok(prediction) => println!("{}: {prediction}", path.display()),
+    ///         Ok(prediction) => println!("{path}: {prediction}"),
     ///         Err(error) => eprintln!("{error}"),
     ///     }
     /// }

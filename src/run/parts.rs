@@ -77,6 +77,26 @@ impl Parts {
         }
     }
 
+    /// All pictures without holding any out: those to train on, and by name what other parts there are folders for.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] for another layout, naming those there are; those of [`Dataset::open`].
+    pub fn all(pictures: &Path) -> Result<(Dataset, Vec<(&'static str, Dataset)>)> {
+        let below = |names: &[&str]| names.iter().find_map(|name| part_below(pictures, name));
+        let Some(train) = below(&TRAIN) else {
+            let all = open(pictures).map_err(|error| with_layouts(pictures, error))?;
+            return Ok((all, Vec::new()));
+        };
+        let train = open(&train)?;
+        let mut others = Vec::new();
+        for (name, folder) in [("validation", below(&VALIDATION)), ("test", below(&TEST))] {
+            if let Some(folder) = folder {
+                others.push((name, open_with_classes(&folder, train.class_names())?));
+            }
+        }
+        Ok((train, others))
+    }
+
     /// The parts, as far as they have folders; the rest is held out of `train`, pictures to test on if `hold_out_test`.
     fn of(
         mut train: Dataset,

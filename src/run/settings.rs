@@ -277,13 +277,7 @@ impl Settings {
     pub fn build(&self, class_names: &[String], device: &Device) -> Result<Classifier> {
         self.check()?;
         let arch = self.arch()?;
-        let weights = match self.weights() {
-            "compact" => Weights::Compact,
-            "imagenet" => Weights::ImageNet,
-            "random" => Weights::Random { seed: self.seed() },
-            file => Weights::file(file),
-        };
-        let mut base = ConvBase::new(arch.clone(), weights, device)?.frozen();
+        let mut base = self.open_base(device)?.frozen();
         if let Some(first) = self.first_open(&arch) {
             base = base.unfreeze_from(first)?;
         }
@@ -343,6 +337,20 @@ impl Settings {
             }
         };
         trainer.batch_size(self.batch_size()).seed(self.seed())
+    }
+
+    /// The base with its weights, every block trainable.
+    ///
+    /// # Errors
+    /// Those of loading weights; [`Error::InvalidOption`] for a base there is none of that name.
+    pub fn open_base(&self, device: &Device) -> Result<ConvBase> {
+        let weights = match self.weights() {
+            "compact" => Weights::Compact,
+            "imagenet" => Weights::ImageNet,
+            "random" => Weights::Random { seed: self.seed() },
+            file => Weights::file(file),
+        };
+        ConvBase::new(self.arch()?, weights, device)
     }
 
     /// How training pictures are varied, if they are.

@@ -319,3 +319,24 @@ fn a_history_is_drawn_as_svg_and_as_png() {
         .plot(&svg)
         .unwrap();
 }
+
+#[test]
+fn pictures_are_studied() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    crate::classes(&pictures, &["cat", "dog"], 12);
+    let first = std::fs::read_dir(pictures.join("cat")).unwrap().next();
+    let first = first.unwrap().unwrap().path();
+    let copy = pictures.join("dog").join("copy.png");
+    std::fs::copy(&first, &copy).unwrap();
+    let out = folder.path().join("study");
+    let arguments = ["study", at(&pictures), "--size", "32", "--out", at(&out)];
+    let page = succeed(&arguments);
+    assert!(page.contains("copy.png"), "{page}");
+    let printed = json(&succeed(&[&arguments[..], &["--json"]].concat()));
+    assert_eq!(printed, json(&read(&out.join("study.json"))));
+    for file in ["suspects.csv", "model.safetensors"] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+}

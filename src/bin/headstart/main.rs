@@ -9,6 +9,7 @@ mod options;
 mod predict;
 mod report;
 mod say;
+mod study;
 mod train;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ enum Command {
     Explain(explain::Options),
     Export(export::Options),
     Report(report::Options),
+    Study(study::Options),
     Compare(compare::Options),
     Bases(bases::BasesOptions),
     Fetch(bases::FetchOptions),
@@ -106,6 +108,7 @@ fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Export(options) => export::run(&options),
         Command::Report(options) => report::run(&options),
+        Command::Study(options) => study::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Bases(options) => bases::list(&options),
         Command::Fetch(options) => bases::fetch(&options),
