@@ -311,11 +311,13 @@ fn unknown_classes_are_told_from_known_ones() {
             study.parts[1].accuracy.unwrap(),
             study.estimate.unwrap().accuracy
         );
+        assert!(ours > energy);
         areas.push(ours);
     }
     let mean = areas.iter().sum::<f64>() / areas.len() as f64;
     println!("mean {mean:.4}");
-    assert!(mean >= 0.90, "{areas:?}");
+    // Of ten draws of classes, in Python: 0.86 to 0.93, mean 0.892; the energy alone 0.877.
+    assert!(mean >= 0.85, "{areas:?}");
 }
 
 #[test]
