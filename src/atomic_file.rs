@@ -40,8 +40,8 @@ pub(crate) fn write(
     attempt().map_err(Error::io(path))
 }
 
-/// Refuses to put a file in the place of what is none, such as a pipe or `/dev/null`, or of a link of the system's, such as
-/// `/dev/stdout`. Another link is replaced, never written through.
+/// Refuses to put a file in the place of what is none, such as a pipe or `/dev/null`, or of a link of the system's,
+/// such as `/dev/stdout`. Another link is replaced, never written through.
 fn require_replaceable(path: &Path) -> std::io::Result<()> {
     let is_link = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     if is_link

@@ -11,8 +11,9 @@ const EXPONENT: u32 = 0x7f80_0000;
 /// Sums that are kept side by side: enough to keep the processor's vector units busy.
 const LANES: usize = 64;
 
-/// Whether all numbers are finite. It is meant to cost next to nothing, an addition each: a sum that NaN or infinity went
-/// into is never finite again. Sums of finite numbers may overflow too, so that only then each number is looked at.
+/// Whether all numbers are finite. It is meant to cost next to nothing, an addition each: a sum that NaN or infinity
+/// went into is never finite again. Sums of finite numbers may overflow too, so that only then each number is looked
+/// at.
 pub(crate) fn all(values: &[f32]) -> bool {
     vectorize(
         #[inline(always)]

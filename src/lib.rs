@@ -1,8 +1,8 @@
 //! Transfer learning for pictures, on candle: a few hundred pictures in class folders become a classifier.
 //!
 //! A pretrained convolutional base ([`ConvBase`]: VGG, ResNet, RepVGG, EfficientNet, MobileNet; [`bases`] lists them)
-//! gives the head start. Each of its blocks is frozen (bit for bit unchanged) or trainable; a new [`Head`] goes on top; a
-//! [`Trainer`] fits what is trainable to a [`Dataset`], varied by an [`Augmenter`]. The [`Classifier`] that comes out
+//! gives the head start. Each of its blocks is frozen (bit for bit unchanged) or trainable; a new [`Head`] goes on top;
+//! a [`Trainer`] fits what is trainable to a [`Dataset`], varied by an [`Augmenter`]. The [`Classifier`] that comes out
 //! names pictures, scores itself, and is saved to one file.
 //!
 //! # Quick start
@@ -50,7 +50,8 @@
 //! # Features
 //!
 //! `compact` (on by default) carries a base of 2.5 MB; `hub` (on by default) fetches ImageNet weights; `tensorboard`
-//! writes event files; `report` writes pages about trained models, and `cli` is the command `headstart`; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
+//! writes event files; `report` writes pages about trained models, and `cli` is the command `headstart`; `cuda`,
+//! `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, unreachable_pub)]
 #![deny(unsafe_code)]

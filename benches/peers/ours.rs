@@ -1,6 +1,6 @@
-//! headstart's side of the comparison with PyTorch, Keras, ONNX Runtime, OpenVINO, ncnn and rten, and candle's, which is
-//! this with `HEADSTART_KERNELS=candle`: answers the lines that `compare.py` writes to its standard input. `peer.py` says
-//! what they are.
+//! headstart's side of the comparison with PyTorch, Keras, ONNX Runtime, OpenVINO, ncnn and rten, and candle's, which
+//! is this with `HEADSTART_KERNELS=candle`: answers the lines that `compare.py` writes to its standard input. `peer.py`
+//! says what they are.
 
 mod cost;
 

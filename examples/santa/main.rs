@@ -1,5 +1,5 @@
-//! Santa or not Santa: transfer learning from class folders to a saved classifier. The command `headstart train` does the
-//! same, and more, without a line of code.
+//! Santa or not Santa: transfer learning from class folders to a saved classifier. The command `headstart train` does
+//! the same, and more, without a line of code.
 //!
 //! ```text
 //! cargo run --release --example santa -- --help
@@ -16,7 +16,8 @@ use headstart::{Classifier, Dataset, Device, Error};
 /// Trains a picture classifier on class folders, on top of a pretrained base.
 ///
 /// Without options: the compact base that comes with the crate, fine-tuned on drawings of people that come with the
-/// repository. It takes less than a minute. The run writes history.csv, history.json, metrics.json and model.safetensors.
+/// repository. It takes less than a minute. The run writes history.csv, history.json, metrics.json and
+/// model.safetensors.
 #[derive(Parser)]
 #[command(
     name = "santa",
@@ -28,8 +29,8 @@ use headstart::{Classifier, Dataset, Device, Error};
         `headstart train` resumes runs, takes settings from a file, and writes a report."
 )]
 struct Options {
-    /// Folder of pictures: one folder per class, or `train`, `validation` and `test` with those in each; without it, the
-    /// drawings that come with this repository
+    /// Folder of pictures: one folder per class, or `train`, `validation` and `test` with those in each; without it,
+    /// the drawings that come with this repository
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The base: vgg19, resnet50, tf_efficientnet_lite0, … (README lists them) [default: the compact base]

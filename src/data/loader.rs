@@ -149,8 +149,8 @@ impl Loader {
     ///
     /// # Errors
     /// Errors come as items. [`Error::InvalidOption`](crate::Error::InvalidOption) for a batch size over 65,536, a side
-    /// over 8,192, any of them 0, more than 4096 × 4096 pixels or 2³² numbers in a batch, or an augmenter's option out of
-    /// its range; under [`Policy::Fail`](super::Policy::Fail), [`Error::Picture`](crate::Error::Picture) or
+    /// over 8,192, any of them 0, more than 4096 × 4096 pixels or 2³² numbers in a batch, or an augmenter's option out
+    /// of its range; under [`Policy::Fail`](super::Policy::Fail), [`Error::Picture`](crate::Error::Picture) or
     /// [`Error::Io`](crate::Error::Io) for a picture that cannot be used.
     pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> + use<> {
         let invalid = self.check().err();

@@ -88,8 +88,8 @@ fn to_float(weight: i32) -> f32 {
     weight as f32 / (1 << PRECISION) as f32
 }
 
-/// Adds up in floating point, which processors do many at a time, and in fixed point where that may round to another byte:
-/// the bytes are those of the fixed-point sums.
+/// Adds up in floating point, which processors do many at a time, and in fixed point where that may round to another
+/// byte: the bytes are those of the fixed-point sums.
 struct Rounding {
     /// How far a floating-point sum of this many weights may be from the sum without rounding, with half for what it is
     /// rounded by: each addition is off by 2⁻²⁴ of what was added up, at most 510.

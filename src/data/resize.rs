@@ -86,8 +86,8 @@ pub fn resize(picture: &RgbImage, height: u32, width: u32, how: Resize) -> RgbIm
     }
 }
 
-/// The same for a picture that was decoded at a part of its size and covers only so much of its pixels' height and width:
-/// its last row and column may be half a pixel, say.
+/// The same for a picture that was decoded at a part of its size and covers only so much of its pixels' height and
+/// width: its last row and column may be half a pixel, say.
 pub(super) fn resize_part(
     picture: &RgbImage,
     extent: (f64, f64),
@@ -95,8 +95,8 @@ pub(super) fn resize_part(
     width: u32,
     how: Resize,
 ) -> RgbImage {
-    // Pillow's `resize(…, BILINEAR)` (libImaging/Resample.c) up to version 12: rows first, in fixed point and rounded to
-    // bytes after each pass.
+    // Pillow's `resize(…, BILINEAR)` (libImaging/Resample.c) up to version 12: rows first, in fixed point and rounded
+    // to bytes after each pass.
     let filter = match how {
         Resize::Bicubic => &CUBIC,
         Resize::Nearest | Resize::Bilinear => &TRIANGLE,

@@ -1,7 +1,7 @@
 //! The convolution without a transform: for each tap a product on shifted, zero-padded maps.
 //!
-//! For all windows but 3×3 with stride 1; for the first layer, whose three channels fill no vector; and for maps so small
-//! that reading the weights is all the work: a Winograd tile has four times as many of them.
+//! For all windows but 3×3 with stride 1; for the first layer, whose three channels fill no vector; and for maps so
+//! small that reading the weights is all the work: a Winograd tile has four times as many of them.
 
 use std::ops::Range;
 
@@ -343,8 +343,8 @@ impl<'a, S: Simd> Convolution<'a, S> {
             plane_len: output.plane_len(),
         };
         // SAFETY: pixel, tap and channel of A end with the last row of the image's last padded plane, read by the last
-        // row and tap; B was checked just now; these pixels' outputs are this item's alone, and the epilogue was checked
-        // for them.
+        // row and tap; B was checked just now; these pixels' outputs are this item's alone, and the epilogue was
+        // checked for them.
         unsafe {
             match self.padded.layout {
                 Layout::Blocked => Microkernel::<LANES, 1> {

@@ -89,8 +89,8 @@ impl Epilogue<'_> {
         !inline.contains(&self.activation)
     }
 
-    /// Applies an activation that [`finish`](Self::finish) leaves out to numbers that it made: one of many instructions,
-    /// which would be spelt out wherever sums are written. Blocks of sixteen.
+    /// Applies an activation that [`finish`](Self::finish) leaves out to numbers that it made: one of many
+    /// instructions, which would be spelt out wherever sums are written. Blocks of sixteen.
     #[inline(always)]
     pub(super) fn settle<S: Simd>(&self, simd: S, values: &mut [f32]) {
         if !self.is_unsettled() {

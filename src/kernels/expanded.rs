@@ -1,5 +1,5 @@
-//! A pointwise convolution and the depthwise one that alone reads it, as an inverted residual begins: some rows of a panel
-//! of channels at a time. The maps between the two, the widest of such a network, stay in the second-level cache.
+//! A pointwise convolution and the depthwise one that alone reads it, as an inverted residual begins: some rows of a
+//! panel of channels at a time. The maps between the two, the widest of such a network, stay in the second-level cache.
 //!
 //! The rows that a strip reads lie in a buffer with the window's zeros around them, so that no pixel is a special case.
 //! Rows that two strips read are made twice.
@@ -234,8 +234,8 @@ impl<S: Simd> Output<S> for Widened<'_> {
     #[inline(always)]
     unsafe fn end(self, simd: S, row: usize, vector: usize, sum: S::V) {
         debug_assert!(row < self.places.len());
-        // SAFETY: the row is a pixel that has a place, and the vector one of the panel's, which the epilogue was checked
-        // for. There is no residual and no gate that an offset were needed for.
+        // SAFETY: the row is a pixel that has a place, and the vector one of the panel's, which the epilogue was
+        // checked for. There is no residual and no gate that an offset were needed for.
         unsafe {
             let place = *self.places.get_unchecked(row) + vector * self.plane_len;
             let bias = self.epilogue.bias(simd, self.block + vector);

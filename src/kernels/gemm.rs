@@ -10,8 +10,8 @@ use super::simd::{LANES, MAX_MR, MAX_NR_VECTORS, Simd};
 ///
 /// A is read one number at a time: `ROW` floats from row to row, and along k in segments of `segment_k` numbers that
 /// are `K` floats apart, each segment at its own offset. B is read one panel row at a time, straight on from segment to
-/// segment. Each number of the product is one chain of multiply-adds in the order of k, whatever the blocking: results do
-/// not depend on it.
+/// segment. Each number of the product is one chain of multiply-adds in the order of k, whatever the blocking: results
+/// do not depend on it.
 ///
 /// Meanwhile as many floats as B has are brought into the cache from behind it: most likely the next call's.
 #[derive(Clone, Copy)]
@@ -82,8 +82,8 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
     /// Computes the product.
     ///
     /// # Safety
-    /// `a` is valid for reading every (row, k), `b` a panel row of `S::NR` floats for every k, and `output` for `m` rows;
-    /// it overlaps neither A nor B.
+    /// `a` is valid for reading every (row, k), `b` a panel row of `S::NR` floats for every k, and `output` for `m`
+    /// rows; it overlaps neither A nor B.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(
         &self,

@@ -121,8 +121,8 @@ impl Isa {
     }
 }
 
-/// Runs `work` compiled for the best instructions that this processor has: for plain loops, whose results do not depend on
-/// them. `work` must be `inline(always)`.
+/// Runs `work` compiled for the best instructions that this processor has: for plain loops, whose results do not depend
+/// on them. `work` must be `inline(always)`.
 pub(crate) fn vectorize<R>(work: impl FnOnce() -> R) -> R {
     static BEST: LazyLock<Isa> = LazyLock::new(Isa::best);
     with_simd!(*BEST, simd => simd.vectorize(work))

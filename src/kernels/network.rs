@@ -211,8 +211,8 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// Runs nodes that run as one on so many images. The means of what they read may be known; returned are those of what
-    /// they make if the next node needs them.
+    /// Runs nodes that run as one on so many images. The means of what they read may be known; returned are those of
+    /// what they make if the next node needs them.
     fn fused<'v>(
         &self,
         fused: Fused,
@@ -333,8 +333,8 @@ impl<'a> Network<'a> {
         );
     }
 
-    /// Runs a pointwise convolution and the depthwise one after it. Returns the means of what they make if the next node
-    /// needs them.
+    /// Runs a pointwise convolution and the depthwise one after it. Returns the means of what they make if the next
+    /// node needs them.
     fn expanded<'v>(
         &self,
         index: usize,

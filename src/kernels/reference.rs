@@ -1,5 +1,5 @@
-//! The layers made of candle's own operations, on maps (N, C, H, W): for any device and type, for the layers that a network
-//! does not have, and what networks are tested against.
+//! The layers made of candle's own operations, on maps (N, C, H, W): for any device and type, for the layers that a
+//! network does not have, and what networks are tested against.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -81,7 +81,8 @@ fn relu6(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The largest number of each window; padding counts as −∞. candle's own knows no padding, and its gradient is wrong: a
-/// quarter of the true one where a window has one maximum (0.11: the mask's average scales it), misplaced for odd sizes.
+/// quarter of the true one where a window has one maximum (0.11: the mask's average scales it), misplaced for odd
+/// sizes.
 pub(crate) fn max_pool(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
     let x = pad_with_negative_infinity(x, 2, padding)?;
     let x = pad_with_negative_infinity(&x, 3, padding)?;

@@ -49,8 +49,8 @@ impl Weights<'_> {
         (output * self.in_channels + input) * self.size * self.size
     }
 
-    /// Reads, of a 1×1 window, the weights from sixteen inputs to sixteen outputs: a panel row for each input, 0 past the
-    /// last.
+    /// Reads, of a 1×1 window, the weights from sixteen inputs to sixteen outputs: a panel row for each input, 0 past
+    /// the last.
     #[inline(always)]
     pub(super) fn read_square<S: Simd>(
         &self,
@@ -90,8 +90,8 @@ impl Weights<'_> {
         }
     }
 
-    /// Reads, of a 3×3 window, the nine weights from each of a block's sixteen inputs to one panel of outputs: (input, tap, output within
-    /// the panel), 0 past the last.
+    /// Reads, of a 3×3 window, the nine weights from each of a block's sixteen inputs to one panel of outputs: (input,
+    /// tap, output within the panel), 0 past the last.
     #[inline(always)]
     pub(super) fn read_taps<S: Simd>(&self, simd: S, panel: usize, block: usize, taps: &mut Taps) {
         assert_eq!(self.size, 3);
@@ -169,8 +169,8 @@ impl Weights<'_> {
         }
     }
 
-    /// Runs `work` on all threads, inside [`Simd::vectorize`], for the weights of a 3×3 window from each block of sixteen inputs to
-    /// each panel of outputs.
+    /// Runs `work` on all threads, inside [`Simd::vectorize`], for the weights of a 3×3 window from each block of
+    /// sixteen inputs to each panel of outputs.
     pub(super) fn for_each<S: Simd>(
         &self,
         simd: S,

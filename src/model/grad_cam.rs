@@ -28,8 +28,8 @@ pub struct GradCam {
 }
 
 impl<B: Backbone> Classifier<B> {
-    /// Where preprocessed images (N, 3, H, W) speak for a class: (N, h, w), numbers of 0 or more, on the map of a block's
-    /// output.
+    /// Where preprocessed images (N, 3, H, W) speak for a class: (N, h, w), numbers of 0 or more, on the map of a
+    /// block's output.
     ///
     /// It is ReLU(Σₖ αₖ Aₖ) over the channels Aₖ of the block's output, αₖ the mean over the map of the gradient of the
     /// class's logit with respect to Aₖ (equations 1 and 2). One sigmoid unit's logit speaks for the second class, and
@@ -67,8 +67,8 @@ impl<B: Backbone> Classifier<B> {
         Ok(map.broadcast_mul(&weights)?.sum(1)?.relu()?)
     }
 
-    /// Where a picture speaks for a class: by default the one it is called, on the last block whose map has four rows and
-    /// columns or more.
+    /// Where a picture speaks for a class: by default the one it is called, on the last block whose map has four rows
+    /// and columns or more.
     ///
     /// ```no_run
     /// # let model = headstart::Classifier::load("model.safetensors", &headstart::Device::Cpu)?;

@@ -20,8 +20,9 @@ const TOGETHER: usize = 32;
 impl<B: Backbone> Classifier<B> {
     /// Classifies one picture: a path, encoded bytes, or a decoded image.
     ///
-    /// A decoded image is taken as it lies. `image::open` drops what a file says of its orientation, so that a photograph
-    /// taken upright may lie on its side: give the path or the bytes, or [`decode_file`](crate::data::decode_file)'s image.
+    /// A decoded image is taken as it lies. `image::open` drops what a file says of its orientation, so that a
+    /// photograph taken upright may lie on its side: give the path or the bytes, or
+    /// [`decode_file`](crate::data::decode_file)'s image.
     ///
     /// # Errors
     /// [`Error::Picture`](crate::Error::Picture) or [`Error::Io`](crate::Error::Io) for a picture that cannot be read,
@@ -31,8 +32,8 @@ impl<B: Backbone> Classifier<B> {
         Ok(predictions.remove(0))
     }
 
-    /// Classifies pictures: one prediction each, in order. 32 are decoded and classified together, so that the memory does
-    /// not grow with their number.
+    /// Classifies pictures: one prediction each, in order. 32 are decoded and classified together, so that the memory
+    /// does not grow with their number.
     ///
     /// # Errors
     /// [`Error::Picture`](crate::Error::Picture) or [`Error::Io`](crate::Error::Io) for the first picture that cannot

@@ -290,7 +290,8 @@ impl Settings {
         model.input_size(size, size)
     }
 
-    /// The trainer for a model that these settings built, with the learning rate that was found where one was asked for.
+    /// The trainer for a model that these settings built, with the learning rate that was found where one was asked
+    /// for.
     ///
     /// # Errors
     /// Those of [`Trainer::find_learning_rate`].

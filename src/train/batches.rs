@@ -108,8 +108,8 @@ impl BatchSource {
         }
     }
 
-    /// Looks at every picture that an epoch will read, where all have room in memory and need not be read again, so that
-    /// it is known which can be used.
+    /// Looks at every picture that an epoch will read, where all have room in memory and need not be read again, so
+    /// that it is known which can be used.
     pub(super) fn look(&self, stop: &dyn Fn() -> bool) -> Result<ControlFlow<()>> {
         match &self.features {
             Some(_) => Ok(ControlFlow::Continue(())),

@@ -1,4 +1,5 @@
-//! The command `headstart` from outside: the real binary on real folders, in pipes, in a terminal, and its page in a browser.
+//! The command `headstart` from outside: the real binary on real folders, in pipes, in a terminal, and its page in a
+//! browser.
 
 mod browser;
 mod figures;

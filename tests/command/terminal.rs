@@ -1,4 +1,5 @@
-//! In a terminal bars are drawn; Ctrl-C saves and leaves, and the run goes on with --resume. In a pipe epochs are lines.
+//! In a terminal bars are drawn; Ctrl-C saves and leaves, and the run goes on with --resume. In a pipe epochs are
+//! lines.
 
 use super::{at, classes, fail, headstart, read, run, text};
 

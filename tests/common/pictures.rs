@@ -57,8 +57,8 @@ pub fn probabilities(model: &Classifier, images: &Tensor) -> Vec<Vec<f32>> {
     predictions.iter().map(of).collect()
 }
 
-/// Scales the head's last layer so that its logits reach 1: fresh ones on random features may all be 0, or so large that
-/// every probability is 0 or 1.
+/// Scales the head's last layer so that its logits reach 1: fresh ones on random features may all be 0, or so large
+/// that every probability is 0 or 1.
 pub fn spread(model: &Classifier, images: &Tensor) {
     let logits = values(&model.forward(images).unwrap());
     let larger = |largest: f64, logit: &f32| largest.max(f64::from(*logit).abs());

@@ -1,5 +1,5 @@
-//! The memory that pictures take while they are decoded. A peak is that of a process: the measured test is run alone, in a
-//! process of its own.
+//! The memory that pictures take while they are decoded. A peak is that of a process: the measured test is run alone,
+//! in a process of its own.
 
 use std::io::Write;
 use std::process::Command;
@@ -51,7 +51,8 @@ fn a_small_file_of_many_pixels_is_refused_before_it_is_decoded() {
 #[test]
 #[ignore = "is run by the other"]
 fn child() {
-    // 16 million pixels: 64 MB with the conversion, and no more than two at a time; what is done is dropped a little later.
+    // 16 million pixels: 64 MB with the conversion, and no more than two at a time; what is done is dropped a little
+    // later.
     let file = black_and_white(4_000);
     let before = megabytes("VmRSS:");
     thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! Pictures as the world has them, against Pillow: `fixtures/odd.py` makes them, and `docs/PICTURES.md` has the tables that
-//! are made here.
+//! Pictures as the world has them, against Pillow: `fixtures/odd.py` makes them, and `docs/PICTURES.md` has the tables
+//! that are made here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

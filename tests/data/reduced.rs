@@ -10,8 +10,8 @@ use image::{Rgb, RgbImage};
 use crate::numbers::values;
 use crate::odd;
 
-/// The mean and the largest difference, in grey levels, of what a loader gives and the whole pictures resized; one pair for
-/// each picture, by name.
+/// The mean and the largest difference, in grey levels, of what a loader gives and the whole pictures resized; one pair
+/// for each picture, by name.
 fn differences(root: &Path, height: u32, width: u32, how: Resize) -> Vec<(String, f32, f32)> {
     let dataset = DirectoryDataset::open(root).unwrap();
     let loader = Loader::new(&dataset, height as usize, width as usize)

@@ -1,5 +1,5 @@
-//! Folders and archives with the habits of people and tools: each file in them is a picture that is read, a problem, left
-//! out by a documented name, a label, or a note beside the pictures. Nothing is unaccounted for.
+//! Folders and archives with the habits of people and tools: each file in them is a picture that is read, a problem,
+//! left out by a documented name, a label, or a note beside the pictures. Nothing is unaccounted for.
 //!
 //! `docs/PICTURES.md` has the table that is made here. Sets of others: `HEADSTART_SETS=folder cargo test --test data
 //! sets_of_others -- --ignored --nocapture`, each folder or archive in it a set.

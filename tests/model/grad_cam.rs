@@ -24,8 +24,8 @@ const REAL: [&str; 3] = [
     "santa/00000412.jpg",
 ];
 const SIDE: u32 = 224;
-/// Lite0's stem has maps of 112×112 whose gradients, through fifty layers, all but cancel in their mean: there PyTorch in
-/// f32 is 7e-4 from itself in f64, and we are 4e-3.
+/// Lite0's stem has maps of 112×112 whose gradients, through fifty layers, all but cancel in their mean: there PyTorch
+/// in f32 is 7e-4 from itself in f64, and we are 4e-3.
 const STEM: f64 = 5e-3;
 /// Where `make.py` wants the pixels.
 const PIXELS: &str = "HEADSTART_FIXTURE_PIXELS";

@@ -77,8 +77,8 @@ fn close(a: f32, b: f32, scale: f32) -> bool {
     (a - b).abs() <= 2e-5 * scale.max(1.0)
 }
 
-/// Scales the features so that what the largest logit adds up, all of one sign, has the size wanted: two sums that cancel
-/// to a logit round as coarsely as they are large.
+/// Scales the features so that what the largest logit adds up, all of one sign, has the size wanted: two sums that
+/// cancel to a logit round as coarsely as they are large.
 fn scaled(case: &Case, head: &HeadLayers) -> Tensor {
     let flat: Vec<f32> = case.features.concat();
     let features =

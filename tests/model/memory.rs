@@ -1,5 +1,5 @@
-//! The memory that many predictions take. A peak is that of a process: what is measured is run alone, in a process of its
-//! own.
+//! The memory that many predictions take. A peak is that of a process: what is measured is run alone, in a process of
+//! its own.
 
 use std::process::Command;
 

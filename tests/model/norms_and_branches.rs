@@ -247,7 +247,8 @@ fn halves_are_the_numbers_they_round_to() {
     }
 }
 
-/// A branch's weight (out, in, k, k) and bias in f64: its batch norm is (y − mean) / √(variance + 1e-5) · scale + shift.
+/// A branch's weight (out, in, k, k) and bias in f64: its batch norm is (y − mean) / √(variance + 1e-5) · scale +
+/// shift.
 fn branch(file: &File, weight: Vec<f64>, norm: &str) -> (Vec<f64>, Vec<f64>) {
     let norm = |kind: &str| {
         values(&file[&format!("{norm}.{kind}")])

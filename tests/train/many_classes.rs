@@ -1,5 +1,5 @@
-//! Twenty thousand classes: nothing takes time or memory for each pair of them. What is measured is run alone, in a process
-//! of its own.
+//! Twenty thousand classes: nothing takes time or memory for each pair of them. What is measured is run alone, in a
+//! process of its own.
 
 use std::fs;
 use std::path::Path;

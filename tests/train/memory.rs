@@ -8,8 +8,8 @@ use headstart::{AdamW, Augmenter, Classifier, ConvBase, Dataset, Head, Trainer, 
 
 use crate::many::{self, CLASSES, PICTURES, megabytes};
 
-/// What is measured: this test binary, asked for this one test, since a peak is that of a process. Training and validation
-/// pictures are the same: both sets are large.
+/// What is measured: this test binary, asked for this one test, since a peak is that of a process. Training and
+/// validation pictures are the same: both sets are large.
 #[test]
 #[ignore = "is run by the other"]
 fn child() {

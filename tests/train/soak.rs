@@ -1,5 +1,6 @@
 //! Predicting on eight threads while another classifier trains and writes checkpoints, for as long as is asked:
-//! `HEADSTART_SOAK_SECONDS=1800 cargo test --release --test train soak:: -- --ignored --nocapture`; two minutes by default.
+//! `HEADSTART_SOAK_SECONDS=1800 cargo test --release --test train soak:: -- --ignored --nocapture`; two minutes by
+//! default.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

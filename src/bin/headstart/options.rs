@@ -14,8 +14,8 @@ pub(crate) struct SettingOptions {
     /// [default: the compact base, which comes with the program]
     #[arg(long, value_name = "NAME")]
     base: Option<String>,
-    /// Weights of the base: `compact` (they come with the program), `imagenet` (fetched once, then cached), `random`, or
-    /// a safetensors file [default: imagenet with --base, else compact]
+    /// Weights of the base: `compact` (they come with the program), `imagenet` (fetched once, then cached), `random`,
+    /// or a safetensors file [default: imagenet with --base, else compact]
     #[arg(long, value_name = "compact|imagenet|random|FILE")]
     weights: Option<String>,
     /// What pixels are turned into: unit, torch, caffe or half [default: what the weights want]

@@ -8,9 +8,9 @@ use headstart::study::Study;
 
 use crate::{End, Failure, say, usage};
 
-/// Looks at labelled pictures with a frozen base: how good a classifier gets and how sure that is, which labels are likely
-/// wrong, which pictures are there twice, whether more would help. It takes about a minute for a thousand pictures, and
-/// changes none.
+/// Looks at labelled pictures with a frozen base: how good a classifier gets and how sure that is, which labels are
+/// likely wrong, which pictures are there twice, whether more would help. It takes about a minute for a thousand
+/// pictures, and changes none.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// One folder of pictures for each class, or folders `train`, `validation` and `test` of them.
@@ -18,8 +18,8 @@ pub(crate) struct Options {
     /// The base, by its name: `headstart bases` lists them [default: the compact base, which comes with the program].
     #[arg(long, value_name = "NAME")]
     base: Option<String>,
-    /// Weights of the base: `compact`, `imagenet` (fetched once, then cached), or a file [default: imagenet with --base,
-    /// else compact].
+    /// Weights of the base: `compact`, `imagenet` (fetched once, then cached), or a file [default: imagenet with
+    /// --base, else compact].
     #[arg(long, value_name = "compact|imagenet|FILE")]
     weights: Option<String>,
     /// Side, in pixels, that pictures are resized to [default: what the base's weights were trained on].

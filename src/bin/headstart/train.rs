@@ -16,8 +16,8 @@ use crate::{End, Failure, say, usage};
 
 /// Trains a classifier on a folder of pictures.
 ///
-/// PICTURES holds one folder of pictures for each class, of which a fifth is held out to test on and a fifth of the rest
-/// to validate on:
+/// PICTURES holds one folder of pictures for each class, of which a fifth is held out to test on and a fifth of the
+/// rest to validate on:
 ///
 ///   PICTURES/cat/1.jpg, PICTURES/dog/1.jpg, …
 ///
@@ -25,8 +25,8 @@ use crate::{End, Failure, say, usage};
 ///
 ///   PICTURES/train/cat/1.jpg, PICTURES/validation/cat/1.jpg, PICTURES/test/cat/1.jpg, …
 ///
-/// The run writes model.safetensors, history.csv, history.json, metrics.json, config.toml and report.html to a folder of
-/// its own. Ctrl-C leaves it with a checkpoint, and --resume goes on.
+/// The run writes model.safetensors, history.csv, history.json, metrics.json, config.toml and report.html to a folder
+/// of its own. Ctrl-C leaves it with a checkpoint, and --resume goes on.
 #[derive(clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -55,8 +55,8 @@ pub(crate) struct Options {
     /// Where the results go [default: runs/ and the name of PICTURES]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Goes on with the run in the folder --out, with its settings: one that was left, or with more --epochs one that was
-    /// finished.
+    /// Goes on with the run in the folder --out, with its settings: one that was left, or with more --epochs one that
+    /// was finished.
     #[arg(long)]
     resume: bool,
     /// Writes over the run that is in the folder --out.

@@ -234,8 +234,8 @@ impl Augmenter {
     /// Applies one variation to a picture of grey levels in [0, 255]: affine warp, channel shift, horizontal
     /// flip, vertical flip, brightness. Only the fill mode and `keras_compat` of the augmenter matter.
     ///
-    /// Any numbers will do, in range or not: a warp by what is not finite leaves the picture where it is, and grey levels
-    /// that were finite stay finite.
+    /// Any numbers will do, in range or not: a warp by what is not finite leaves the picture where it is, and grey
+    /// levels that were finite stay finite.
     pub fn apply(&self, picture: &Rgb32FImage, params: &AugmentParams) -> Rgb32FImage {
         let (width, height) = picture.dimensions();
         let warp = Affine::new(params, height as usize, width as usize, self.keras_compat);

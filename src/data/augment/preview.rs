@@ -11,8 +11,8 @@ use crate::random::{self, Purpose};
 const GAP: u32 = 2;
 
 impl Augmenter {
-    /// A contact sheet of `count` variations of a picture, up to 10,000 and 2²⁷ pixels in all, in a grid of about as many columns as rows with white
-    /// gaps of two pixels.
+    /// A contact sheet of `count` variations of a picture, up to 10,000 and 2²⁷ pixels in all, in a grid of about as
+    /// many columns as rows with white gaps of two pixels.
     ///
     /// # Errors
     /// [`Error::InvalidOption`](crate::Error::InvalidOption) for an option, or a count, out of its range.

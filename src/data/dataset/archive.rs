@@ -1,7 +1,7 @@
 //! One tar archive → where its pictures lie.
 //!
-//! Only headers are read (and a few bytes of members that may be labels or whose names do not say what they are); pictures
-//! are read later, by offset. Nothing is ever unpacked.
+//! Only headers are read (and a few bytes of members that may be labels or whose names do not say what they are);
+//! pictures are read later, by offset. Nothing is ever unpacked.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -374,7 +374,8 @@ fn class_names(archive: &Path, member: &mut impl Read) -> Result<Vec<String>> {
     })
 }
 
-/// A file from `base` on, of which little is read between two seeks: a header that claims gigabytes must not fill the memory.
+/// A file from `base` on, of which little is read between two seeks: a header that claims gigabytes must not fill the
+/// memory.
 struct Headers {
     file: File,
     base: u64,

@@ -14,9 +14,9 @@ use crate::{bounds, files};
 /// One picture of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// The picture's file; in an archive, the archive's path and the member's name, as in
-    /// `train.tar/santa/1.jpg`, and where a sample's name comes again, `train.tar/1.jpg (2)`; of an image in memory a name such as `image 17`, where 17 is its
-    /// [`id`](Self::id).
+    /// The picture's file; in an archive, the archive's path and the member's name, as in `train.tar/santa/1.jpg`, and
+    /// where a sample's name comes again, `train.tar/1.jpg (2)`; of an image in memory a name such as `image 17`, where
+    /// 17 is its [`id`](Self::id).
     pub path: PathBuf,
     /// Its class, as an index into [`Dataset::class_names`](super::Dataset::class_names).
     pub label: usize,

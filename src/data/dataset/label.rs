@@ -24,8 +24,8 @@ pub(super) enum Label {
 }
 
 impl Label {
-    /// Reads a `.cls` member: a number such as `3` or `3.0`, a name in one line, or JSON with either. The inner error is
-    /// what it holds instead.
+    /// Reads a `.cls` member: a number such as `3` or `3.0`, a name in one line, or JSON with either. The inner error
+    /// is what it holds instead.
     pub(super) fn read(member: &mut impl Read) -> io::Result<Result<Self, String>> {
         let text = text(member)?;
         let plain = text.trim();

@@ -45,10 +45,11 @@ use crate::progress;
 /// Classes are the folders' names sorted by code point ("C" before "a"); within a class, the folder's own
 /// pictures come first, then those of nested folders, by name. Links are followed.
 ///
-/// Each file in a class folder is a picture or a [`Problem`]. Files ending in .jpg, .jpeg, .png, .webp, .bmp, .gif, .tif or
-/// .tiff, in either case, are taken for pictures until they are read; of others, the first bytes decide, and what is
-/// recognised and not read (HEIC, AVIF, a video, text) is named. Hidden files and what systems put beside pictures are left
-/// out, by a list that [`options`](Self::options) shows and changes; pictures beside the class folders are problems.
+/// Each file in a class folder is a picture or a [`Problem`]. Files ending in .jpg, .jpeg, .png, .webp, .bmp, .gif,
+/// .tif or .tiff, in either case, are taken for pictures until they are read; of others, the first bytes decide, and
+/// what is recognised and not read (HEIC, AVIF, a video, text) is named. Hidden files and what systems put beside
+/// pictures are left out, by a list that [`options`](Self::options) shows and changes; pictures beside the class
+/// folders are problems.
 ///
 /// [`open_tar`](Self::open_tar) reads tar archives, which need not be unpacked; [`from_images`](Self::from_images)
 /// takes images in memory.
@@ -110,8 +111,8 @@ impl Dataset {
         Self::options().open(root)
     }
 
-    /// Opens a folder of class folders with the classes, and their labels, of another dataset or in an order of
-    /// one's own (Keras's `classes=`). Folders of other names are left out, with a warning. A class folder may be empty,
+    /// Opens a folder of class folders with the classes, and their labels, of another dataset or in an order of one's
+    /// own (Keras's `classes=`). Folders of other names are left out, with a warning. A class folder may be empty,
     /// since a small test set may lack a class, but it must exist.
     ///
     /// # Errors
@@ -130,26 +131,27 @@ impl Dataset {
     /// train/not_santa/1.jpg, train/santa/1.jpg, …
     /// ```
     ///
-    /// Or WebDataset's samples, as soon as there is a `.cls`, or JSON with a label beside each picture: members of one name
-    /// but for the ending, side by side, in the archives' order:
+    /// Or WebDataset's samples, as soon as there is a `.cls`, or JSON with a label beside each picture: members of one
+    /// name but for the ending, side by side, in the archives' order:
     ///
     /// ```text
     /// 000.jpg, 000.cls ("0"), 001.jpg, 001.cls ("1"), …
     /// ```
     ///
-    /// A label is a number (`3`, `3.0`), a class name, or JSON with one of them under `label`. Class names are the lines of a
-    /// member `classes.txt`, that of class 0 first; without it, the numbers, or the names sorted. Labels belong to samples,
-    /// so names may come again, as in shards that were joined. Other members of a sample are left out. Links in archives are
-    /// not followed but noted among the [problems](Self::problems); so are pictures without a label, members whose names
-    /// are absolute, point outside or are not UTF-8, and what follows an archive's end mark.
+    /// A label is a number (`3`, `3.0`), a class name, or JSON with one of them under `label`. Class names are the
+    /// lines of a member `classes.txt`, that of class 0 first; without it, the numbers, or the names sorted. Labels
+    /// belong to samples, so names may come again, as in shards that were joined. Other members of a sample are left
+    /// out. Links in archives are not followed but noted among the [problems](Self::problems); so are pictures without
+    /// a label, members whose names are absolute, point outside or are not UTF-8, and what follows an archive's end
+    /// mark.
     ///
     /// Headers are read now, pictures later, straight from the archives, which must not change meanwhile. A
     /// picture takes about 200 bytes of memory until it is asked for.
     ///
     /// # Errors
-    /// [`Error::Io`] when an archive cannot be read; [`Error::Dataset`] when it is compressed, no tar archive,
-    /// damaged or cut short, when there are fewer than two classes, or a class number without a picture; [`Error::Mismatch`] for a class number without a name;
-    /// [`Error::InvalidOption`] for no archive.
+    /// [`Error::Io`] when an archive cannot be read; [`Error::Dataset`] when it is compressed, no tar archive, damaged
+    /// or cut short, when there are fewer than two classes, or a class number without a picture; [`Error::Mismatch`]
+    /// for a class number without a name; [`Error::InvalidOption`] for no archive.
     ///
     /// ```
     /// use headstart::Dataset;
@@ -259,8 +261,8 @@ impl Dataset {
         }
     }
 
-    /// Sets the memory in bytes that reading one picture may take, from its file to the size wanted: a picture that needs
-    /// more is a problem. The threads of all loaders together take at most twice as much. Default: 512 MiB; see
+    /// Sets the memory in bytes that reading one picture may take, from its file to the size wanted: a picture that
+    /// needs more is a problem. The threads of all loaders together take at most twice as much. Default: 512 MiB; see
     /// [`Decoder::budget`].
     pub fn picture_budget(mut self, bytes: u64) -> Self {
         self.decoder = self.decoder.budget(bytes);
@@ -327,14 +329,14 @@ impl Dataset {
         &self.left_out
     }
 
-    /// What was odd when the dataset was opened, in sentences that were also written to the standard error: classes named
-    /// like the parts of a dataset, folders of other classes.
+    /// What was odd when the dataset was opened, in sentences that were also written to the standard error: classes
+    /// named like the parts of a dataset, folders of other classes.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The pictures and other files that could not be used so far, by path: those known since the dataset was opened, and
-    /// those that could not be read since. Clones and splits share them.
+    /// The pictures and other files that could not be used so far, by path: those known since the dataset was opened,
+    /// and those that could not be read since. Clones and splits share them.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.list()
     }

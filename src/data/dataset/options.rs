@@ -32,8 +32,8 @@ pub struct DatasetOptions {
 }
 
 impl DatasetOptions {
-    /// The names of files and folders that are left out by default: hidden ones, and what systems and network drives put
-    /// beside pictures.
+    /// The names of files and folders that are left out by default: hidden ones, and what systems and network drives
+    /// put beside pictures.
     pub const LEFT_OUT: [&str; 10] = [
         ".*",
         "@eaDir",
@@ -66,8 +66,8 @@ impl DatasetOptions {
         self
     }
 
-    /// Leaves out files and folders of these names, wherever they are, and no others. A name ending in `*` stands for all
-    /// that begin so; ASCII letters count in either case. Default: [`LEFT_OUT`](Self::LEFT_OUT).
+    /// Leaves out files and folders of these names, wherever they are, and no others. A name ending in `*` stands for
+    /// all that begin so; ASCII letters count in either case. Default: [`LEFT_OUT`](Self::LEFT_OUT).
     pub fn leave_out<S: AsRef<str>>(mut self, names: &[S]) -> Self {
         let names = names.iter().map(|name| name.as_ref().to_owned());
         self.left_out = LeftOut(names.collect());

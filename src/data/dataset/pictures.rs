@@ -15,8 +15,8 @@ use crate::data::decode::HEAD;
 use crate::error::{Cause, Error, Result};
 
 /// The pictures below a folder, by name, folder by folder; those in an uncompressed tar archive, in its order; or one
-/// file. Labels are 0. What is found beside pictures, and cannot be one, comes as an error; hidden files and what systems
-/// put beside pictures are [left out](DatasetOptions::LEFT_OUT), and so are WebDataset's labels.
+/// file. Labels are 0. What is found beside pictures, and cannot be one, comes as an error; hidden files and what
+/// systems put beside pictures are [left out](DatasetOptions::LEFT_OUT), and so are WebDataset's labels.
 ///
 /// A folder of any size takes no memory; an archive's headers are read first, 200 bytes a member.
 ///

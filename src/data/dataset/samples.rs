@@ -1,8 +1,8 @@
 //! WebDataset's archives: members of one name but for its ending, side by side, are a sample.
 //!
 //! Labels belong to samples, not to names: shards that were joined have the same names again. A name's key ends at its
-//! first dot, as WebDataset has it, but where a picture and a label agree up to their last dot, they belong together too
-//! (`0001.v2.jpg`, `0001.v2.cls`).
+//! first dot, as WebDataset has it, but where a picture and a label agree up to their last dot, they belong together
+//! too (`0001.v2.jpg`, `0001.v2.cls`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -37,8 +37,8 @@ struct Sample {
     others: Vec<(String, String)>,
 }
 
-/// Whether archives hold samples and not class folders: some picture, or none that lies in a folder, has a `.cls` beside
-/// it, or each has JSON with a label.
+/// Whether archives hold samples and not class folders: some picture, or none that lies in a folder, has a `.cls`
+/// beside it, or each has JSON with a label.
 pub(super) fn are_samples(shards: &[Shard]) -> bool {
     let members = || shards.iter().flat_map(|(_, contents)| &contents.members);
     let labels = || members().filter(|member| matches!(member.kind, Kind::Label(_)));
@@ -202,8 +202,8 @@ fn group(members: Vec<Content>) -> Vec<Sample> {
     samples
 }
 
-/// Joins pictures and labels of one name that do not stand side by side, as in archives of a folder that was not sorted: only
-/// where the name is one picture's and one label's.
+/// Joins pictures and labels of one name that do not stand side by side, as in archives of a folder that was not
+/// sorted: only where the name is one picture's and one label's.
 fn join_halves(samples: &mut [Sample]) {
     let mut pictures: HashMap<String, Vec<usize>> = HashMap::new();
     let mut labels: HashMap<String, Vec<usize>> = HashMap::new();

@@ -119,8 +119,8 @@ pub(super) fn require_two_classes(
     Err(dataset_error(root, reason))
 }
 
-/// A warning for class folders that look like the parts of a dataset: by their names, or because all of their pictures are
-/// in folders of the same names.
+/// A warning for class folders that look like the parts of a dataset: by their names, or because all of their pictures
+/// are in folders of the same names.
 pub(super) fn warn_of_splits(
     root: &Path,
     classes: &[String],

@@ -205,9 +205,9 @@ fn keep_last_of_each(pictures: &mut Vec<Found>) -> usize {
     all - pictures.len()
 }
 
-/// The length of what stands before the class folders, such as `train/`: the folders that all pictures share,
-/// as long as there are folders below and they are none of the wanted classes. A picture that lies beside a folder which
-/// all others share, such as a preview, does not count.
+/// The length of what stands before the class folders, such as `train/`: the folders that all pictures share, as long
+/// as there are folders below and they are none of the wanted classes. A picture that lies beside a folder which all
+/// others share, such as a preview, does not count.
 fn common_prefix(shards: &[Shard], wanted: Option<&[String]>) -> usize {
     let mut prefix = 0;
     loop {

@@ -30,8 +30,8 @@ pub(super) struct Budget {
 pub(super) struct Held(u64);
 
 impl Budget {
-    /// Sets memory aside for a picture of this size whose decoding takes `working` bytes at its worst; waits while other
-    /// threads hold too much.
+    /// Sets memory aside for a picture of this size whose decoding takes `working` bytes at its worst; waits while
+    /// other threads hold too much.
     ///
     /// # Errors
     /// A sentence, when the picture has too long a side, no pixels, or needs more than the budget.

@@ -8,8 +8,8 @@ use image::{Rgb, RgbImage};
 use super::budget::{Budget, Held, pixels};
 use crate::error::Cause;
 
-/// Decodes the first frame. Where a frame is smaller than the screen, the rest has the transparent colour, or else the first
-/// of the palette; a frame beyond the screen makes it larger. What is transparent is white.
+/// Decodes the first frame. Where a frame is smaller than the screen, the rest has the transparent colour, or else the
+/// first of the palette; a frame beyond the screen makes it larger. What is transparent is white.
 pub(super) fn decode(bytes: &[u8], budget: &Budget) -> Result<(RgbImage, Held), Cause> {
     first_frame(bytes, budget).map_err(|error| match error.downcast_ref::<DecodingError>() {
         Some(DecodingError::UnexpectedEof) => "the GIF data is cut short".into(),

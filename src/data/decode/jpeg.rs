@@ -162,8 +162,8 @@ fn any_kind(
         PixelFormat::L8 => levels.iter().flat_map(|level| [*level; 3]).collect(),
         PixelFormat::L16 => return Err("a JPEG of 16 bits is not read".into()),
         PixelFormat::CMYK32 => {
-            // jpeg-decoder turns inks over, as Adobe's files have them. Another file that says they are inks has them as
-            // they are.
+            // jpeg-decoder turns inks over, as Adobe's files have them. Another file that says they are inks has them
+            // as they are.
             if transform == Some(ColorTransform::CMYK) {
                 levels.iter_mut().for_each(|level| *level = 255 - *level);
             }

@@ -24,9 +24,9 @@ use crate::error::{Cause, Error, Result};
 
 /// Decodes a JPEG, PNG, WebP, BMP, GIF or TIFF file, told apart by content, not by name.
 ///
-/// The picture stands as its file says (EXIF, or XMP's `tiff:Orientation`). Grey, palette, CMYK, YCbCr, L\*a\*b\* and deeper
-/// pictures become 8-bit RGB ([`to_rgb`]); of an animation, or of several pages, the first counts. `docs/PICTURES.md` lists
-/// which variants are read, and where the pixels differ from Pillow's on purpose.
+/// The picture stands as its file says (EXIF, or XMP's `tiff:Orientation`). Grey, palette, CMYK, YCbCr, L\*a\*b\* and
+/// deeper pictures become 8-bit RGB ([`to_rgb`]); of an animation, or of several pages, the first counts.
+/// `docs/PICTURES.md` lists which variants are read, and where the pixels differ from Pillow's on purpose.
 ///
 /// [`Decoder`] sets how much memory it may take.
 ///
@@ -58,10 +58,10 @@ pub fn decode_bytes(bytes: &[u8]) -> Result<RgbImage> {
 
 /// Decodes pictures within a budget of memory.
 ///
-/// The budget of one picture counts everything that is held at the same time for it: its file, what its decoder keeps, its
-/// pixels while they are converted and turned, and what resizing adds. It is known from the file's header, so that a
-/// picture which needs more is refused before anything is allocated. Pictures that several threads decode at the same time
-/// take at most twice the budget together: a large one waits until there is room.
+/// The budget of one picture counts everything that is held at the same time for it: its file, what its decoder keeps,
+/// its pixels while they are converted and turned, and what resizing adds. It is known from the file's header, so that
+/// a picture which needs more is refused before anything is allocated. Pictures that several threads decode at the same
+/// time take at most twice the budget together: a large one waits until there is room.
 ///
 /// ```
 /// use headstart::data::Decoder;
@@ -121,8 +121,8 @@ impl Decoder {
         self
     }
 
-    /// The same, but pictures are brought to a size as by [`resize`]. A JPEG that is much larger is decoded at a half or a
-    /// quarter of its size first, unless that leaves its chroma less than twice the wanted size or single pixels
+    /// The same, but pictures are brought to a size as by [`resize`]. A JPEG that is much larger is decoded at a half
+    /// or a quarter of its size first, unless that leaves its chroma less than twice the wanted size or single pixels
     /// are asked for ([`Resize::Nearest`]).
     pub(crate) fn resized(mut self, height: u32, width: u32, how: Resize) -> Self {
         self.target = Some(Target { height, width, how });
@@ -268,8 +268,8 @@ fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
 /// Turns any decoded picture into 8-bit RGB: transparency shows white, 16-bit values are scaled to
 /// round(v / 257). A picture that is transparent everywhere is taken as opaque: its alpha was never meant.
 ///
-/// A picture from `image::open` lies as its pixels are stored: that function drops what the file says of its orientation.
-/// [`decode_file`] turns it upright.
+/// A picture from `image::open` lies as its pixels are stored: that function drops what the file says of its
+/// orientation. [`decode_file`] turns it upright.
 pub fn to_rgb(picture: DynamicImage) -> RgbImage {
     if !picture.color().has_alpha() {
         return picture.into_rgb8();
@@ -280,7 +280,8 @@ pub fn to_rgb(picture: DynamicImage) -> RgbImage {
     RgbImage::from_raw(width, height, levels).expect("three levels are left of four")
 }
 
-/// Levels of red, green, blue and alpha → those of the picture on white, in place; opaque where alpha is zero everywhere.
+/// Levels of red, green, blue and alpha → those of the picture on white, in place; opaque where alpha is zero
+/// everywhere.
 fn over_white(levels: &mut Vec<u8>, is_premultiplied: bool) {
     let pixels = levels.len() / 4;
     let is_opaque = levels.chunks_exact(4).all(|pixel| pixel[3] == 0);

@@ -1,7 +1,7 @@
 //! Which way up a picture stands, wherever its file says so.
 //!
-//! The first of these that is there counts, as in Pillow: EXIF (JPEG's APP1, WebP's `EXIF`, PNG's `eXIf` before or after the
-//! pixels and ImageMagick's raw profile, TIFF's own tag), then `tiff:Orientation` in XMP.
+//! The first of these that is there counts, as in Pillow: EXIF (JPEG's APP1, WebP's `EXIF`, PNG's `eXIf` before or
+//! after the pixels and ImageMagick's raw profile, TIFF's own tag), then `tiff:Orientation` in XMP.
 
 use std::io::Read;
 

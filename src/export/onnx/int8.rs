@@ -1,7 +1,7 @@
 //! A graph of floats → one whose convolutions and dense layers multiply integers of eight bits.
 //!
-//! Weights are rounded to 255 steps for each output, evenly about 0; what passes between operations to 256 steps over the
-//! range that pictures gave it (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+//! Weights are rounded to 255 steps for each output, evenly about 0; what passes between operations to 256 steps over
+//! the range that pictures gave it (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 //! Integer-Arithmetic-Only Inference"). The graph says so in pairs of `QuantizeLinear` and `DequantizeLinear`, which
 //! engines put together with the operations between them.
 

@@ -48,10 +48,10 @@ enum Precision<'a> {
 
 /// How a classifier becomes an ONNX file: opset 17, for any number of pictures at a time.
 ///
-/// The input `pictures` has pixels of the classifier's size as they come from a decoder; what the weights expect of them
-/// is computed inside, and so are the probabilities of the output, `probabilities` (N, K), in the order of the classes.
-/// Only the resize is the caller's, by the filter that the metadata names. Metadata are `classes` (a JSON list), `height`,
-/// `width`, `resize`, `preprocess`, `architecture` and the base's `licence`.
+/// The input `pictures` has pixels of the classifier's size as they come from a decoder; what the weights expect of
+/// them is computed inside, and so are the probabilities of the output, `probabilities` (N, K), in the order of the
+/// classes. Only the resize is the caller's, by the filter that the metadata names. Metadata are `classes` (a JSON
+/// list), `height`, `width`, `resize`, `preprocess`, `architecture` and the base's `licence`.
 ///
 /// ```no_run
 /// use headstart::export::{Layout, Onnx};
@@ -114,12 +114,12 @@ impl<'a> Onnx<'a> {
         self
     }
 
-    /// Writes the file, whole or not at all. Weights of more than 2 GB are written beside it, to a file with `.data` added
-    /// to its name.
+    /// Writes the file, whole or not at all. Weights of more than 2 GB are written beside it, to a file with `.data`
+    /// added to its name.
     ///
     /// # Errors
-    /// [`Error::Io`] naming a file that cannot be written; [`Error::NotFinite`] for weights that are no finite numbers, or
-    /// none of half precision; [`Error::Picture`] for a picture that cannot be read.
+    /// [`Error::Io`] naming a file that cannot be written; [`Error::NotFinite`] for weights that are no finite numbers,
+    /// or none of half precision; [`Error::Picture`] for a picture that cannot be read.
     pub fn write(&self, model: &Classifier, path: impl AsRef<Path>) -> Result<()> {
         if let Some((name, value)) = crate::finite::first_tensor(model.tensors())? {
             return Err(Error::NotFinite {

@@ -1,5 +1,5 @@
-//! ONNX's messages, as far as a classifier needs them: field numbers are those of `onnx.proto`, and lists of numbers are
-//! not packed, as its version 2 of protobuf has them and some readers insist.
+//! ONNX's messages, as far as a classifier needs them: field numbers are those of `onnx.proto`, and lists of numbers
+//! are not packed, as its version 2 of protobuf has them and some readers insist.
 
 use prost::{Message, Oneof};
 

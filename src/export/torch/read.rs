@@ -10,10 +10,10 @@ use crate::model::arch::{Arch, Top, TopLayer};
 use crate::model::{Backbone, Classifier, ConvBase, Head, HeadLayers, Pooling, WeightFile};
 
 impl Classifier {
-    /// A classifier from a file of a network that timm or torchvision trained: base, batch norms and the classifier on top
-    /// (`fc`, `classifier`, `head.fc`). One output becomes a sigmoid unit, which two classes share; more become softmax
-    /// units. Every block is frozen, pictures have the size that the base's ImageNet weights were trained on; pixels are as
-    /// [`Weights::file`] says.
+    /// A classifier from a file of a network that timm or torchvision trained: base, batch norms and the classifier on
+    /// top (`fc`, `classifier`, `head.fc`). One output becomes a sigmoid unit, which two classes share; more become
+    /// softmax units. Every block is frozen, pictures have the size that the base's ImageNet weights were trained on;
+    /// pixels are as [`Weights::file`] says.
     ///
     /// ```no_run
     /// use headstart::model::Arch;

@@ -33,23 +33,24 @@ impl ConvBase {
 
 impl Classifier {
     /// Writes base and head to a safetensors file with the names of PyTorch's networks, whole or not at all: timm's or
-    /// torchvision's network with as many classes loads it strictly. One sigmoid unit is written as two softmax units, which
-    /// say the same. What pixels must look like and the class names are in the metadata.
+    /// torchvision's network with as many classes loads it strictly. One sigmoid unit is written as two softmax units,
+    /// which say the same. What pixels must look like and the class names are in the metadata.
     ///
     /// ```no_run
     /// use headstart::export::TorchNames;
     /// use headstart::{Classifier, Device};
     ///
     /// let model = Classifier::load("santa.safetensors", &Device::Cpu)?;
-    /// // timm.create_model("tf_efficientnet_lite0", num_classes=2).load_state_dict(load_file("santa-timm.safetensors"))
+    /// // network = timm.create_model("tf_efficientnet_lite0", num_classes=2)
+    /// // network.load_state_dict(safetensors.torch.load_file("santa-timm.safetensors"))
     /// model.export_torch("santa-timm.safetensors", TorchNames::Timm)?;
     /// # Ok::<(), headstart::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for a base that torchvision does not have, or a head that is not what the network has on
-    /// top: the message says what that is. [`ConvBase::export_torch`] writes the base alone. [`Error::Io`] naming the file;
-    /// [`Error::NotFinite`] for a weight that is no finite number.
+    /// [`Error::InvalidOption`] for a base that torchvision does not have, or a head that is not what the network has
+    /// on top: the message says what that is. [`ConvBase::export_torch`] writes the base alone. [`Error::Io`] naming
+    /// the file; [`Error::NotFinite`] for a weight that is no finite number.
     pub fn export_torch(&self, path: impl AsRef<Path>, names: TorchNames) -> Result<()> {
         let softmax = match self.head().config().is_sigmoid() {
             true => &self.head().to_softmax()?,

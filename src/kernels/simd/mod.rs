@@ -101,7 +101,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn clamp(self, v: Self::V, low: Self::V, high: Self::V) -> Self::V;
     /// The larger; NaN if either is.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `value` where `gate` is above 0 and not at or above `end`, else 0. NaN in `value` stays; an `end` of NaN is none.
+    /// `value` where `gate` is above 0 and not at or above `end`, else 0. NaN in `value` stays; an `end` of NaN is
+    /// none.
     fn gate(self, gate: Self::V, end: Self::V, value: Self::V) -> Self::V;
     /// `then` where not a < b (a NaN is not less), else `otherwise`.
     fn not_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;

@@ -74,8 +74,8 @@ impl Graph {
         graph
     }
 
-    /// Adds an expansion, a depthwise convolution, mostly a squeeze-and-excitation, and a projection: what runs as a few
-    /// steps where nothing is kept.
+    /// Adds an expansion, a depthwise convolution, mostly a squeeze-and-excitation, and a projection: what runs as a
+    /// few steps where nothing is kept.
     fn add_inverted_residual(&mut self, choices: &mut Choices) {
         let input = self.nodes.len();
         let shape = self.shapes[input];

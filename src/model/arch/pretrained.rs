@@ -28,8 +28,8 @@ pub struct Pretrained {
     pub licence: &'static str,
 }
 
-/// The accuracy of ImageNet weights with their own classifier on ImageNet's 50,000 validation pictures, as timm publishes
-/// it (`results/results-imagenet.csv` of huggingface/pytorch-image-models, commit 0173a139).
+/// The accuracy of ImageNet weights with their own classifier on ImageNet's 50,000 validation pictures, as timm
+/// publishes it (`results/results-imagenet.csv` of huggingface/pytorch-image-models, commit 0173a139).
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Top1 {
     /// Pictures of which the most probable class is the right one, in percent.

@@ -90,9 +90,9 @@ pub(crate) fn torch_names(arch: &Arch, torchvision: bool) -> Option<Vec<(String,
 }
 
 impl Weights {
-    /// A safetensors file, or PyTorch's zip archive (`.pth`, `.pt`, `.bin`, by `torch.save` of a `state_dict`; nothing in
-    /// it is run), with the base's tensors, in f32, f16, bf16 or f64, finite in f32. Other tensors in the file, such as a
-    /// classifier's, are not read. The names and the layout are one of
+    /// A safetensors file, or PyTorch's zip archive (`.pth`, `.pt`, `.bin`, by `torch.save` of a `state_dict`; nothing
+    /// in it is run), with the base's tensors, in f32, f16, bf16 or f64, finite in f32. Other tensors in the file, such
+    /// as a classifier's, are not read. The names and the layout are one of
     ///
     /// - timm's: `layer1.0.conv1.weight` (out, in, kernel, kernel), `layer1.0.bn1.running_mean` (out);
     /// - torchvision's, where they differ: `features.0.weight`;

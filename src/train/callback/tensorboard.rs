@@ -12,10 +12,10 @@ use super::events::{EpochEnd, Stop, TrainBegin};
 use super::hooks::Callback;
 use crate::error::{Error, Result};
 
-/// A [`Callback`] that writes an event file for TensorBoard: `loss/train`, `loss/validation`,
-/// `accuracy/train`, `accuracy/validation` and `learning_rate`, by epoch. A folder that holds a run already
-/// gets another one below, `run-2` and so on, which TensorBoard shows beside it. A resumed run adds a file of its own to
-/// the last one, which takes the place of what was written there after the checkpoint.
+/// A [`Callback`] that writes an event file for TensorBoard: `loss/train`, `loss/validation`, `accuracy/train`,
+/// `accuracy/validation` and `learning_rate`, by epoch. A folder that holds a run already gets another one below,
+/// `run-2` and so on, which TensorBoard shows beside it. A resumed run adds a file of its own to the last one, which
+/// takes the place of what was written there after the checkpoint.
 ///
 /// ```no_run
 /// use headstart::{RmsProp, Trainer};
@@ -117,8 +117,8 @@ fn holds_run(folder: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// A file whose name says when it was begun: TensorBoard reads them in the order of their names, so that one comes after
-/// those that are there, whatever the clock says.
+/// A file whose name says when it was begun: TensorBoard reads them in the order of their names, so that one comes
+/// after those that are there, whatever the clock says.
 fn new_file(folder: &Path) -> Result<(PathBuf, File)> {
     let now = (seconds() as u64).max(latest(folder)?);
     let mut index = 0;

@@ -70,8 +70,8 @@ impl FeatureCache {
         Self::new(Storage::Folder(folder.into()))
     }
 
-    /// Sets how many fixed variations of each picture the augmenter draws, up to 1,000; the default is 1. Without an augmenter
-    /// all views are the same, and one is computed.
+    /// Sets how many fixed variations of each picture the augmenter draws, up to 1,000; the default is 1. Without an
+    /// augmenter all views are the same, and one is computed.
     pub fn views(mut self, views: usize) -> Self {
         self.views = views;
         self

@@ -217,8 +217,8 @@ impl Features {
         }))
     }
 
-    /// Refuses features that will not fit into the memory, with all views that are still to come, before hours are spent
-    /// on them.
+    /// Refuses features that will not fit into the memory, with all views that are still to come, before hours are
+    /// spent on them.
     fn check_room(&self) -> Result<()> {
         let done = self.views.iter().filter(|view| view.get().is_some());
         let views = self.asked.saturating_sub(done.count()).max(1);

@@ -365,8 +365,8 @@ impl<'a, B: Backbone> Run<'a, B> {
         Ok(Flow::Continue(()))
     }
 
-    /// Computes the features that an epoch needs, looks at the pictures where that is no work in vain, and tells of those
-    /// that cannot be used before there is a step.
+    /// Computes the features that an epoch needs, looks at the pictures where that is no work in vain, and tells of
+    /// those that cannot be used before there is a step.
     fn prepare(&mut self, running: &PhaseRun<'_>) -> Result<Flow> {
         let epoch = self.position.epoch();
         let stop = || self.options.stop_requested();

@@ -157,17 +157,17 @@ impl Trainer {
     ///
     /// The epochs of the phase that the run is in, and of later ones, may be others, so that a finished run can be made
     /// longer: it goes on from the weights it ended with, and with its optimizer's state. A schedule then runs over the
-    /// new number of steps: those that are left get the rates that they have in a run of the new length. With a constant
-    /// rate the end is that of the longer run to the bit; a phase that [early stopping](crate::EarlyStopping) ended
-    /// stays ended.
+    /// new number of steps: those that are left get the rates that they have in a run of the new length. With a
+    /// constant rate the end is that of the longer run to the bit; a phase that [early stopping](crate::EarlyStopping)
+    /// ended stays ended.
     pub fn resume(mut self, folder: impl Into<PathBuf>) -> Self {
         self.options.resume = Some(folder.into());
         self
     }
 
-    /// Stops the run, with a checkpoint if any are kept, after the step during which the flag becomes true.
-    /// `fit` then returns the history so far, and the model is as that step left it. While features are computed it stops
-    /// after a batch of pictures.
+    /// Stops the run, with a checkpoint if any are kept, after the step during which the flag becomes true. `fit` then
+    /// returns the history so far, and the model is as that step left it. While features are computed it stops after a
+    /// batch of pictures.
     pub fn stop_flag(mut self, flag: Arc<AtomicBool>) -> Self {
         self.options.stop = Some(flag);
         self
@@ -185,9 +185,9 @@ impl Trainer {
 
     /// Trains the model's head and trainable blocks, and returns what each epoch reached.
     ///
-    /// Progress bars and warnings go to the standard error: see [`Verbosity`](crate::progress::Verbosity). Pictures that
-    /// cannot be used, and classes with too few, are warned of; where all pictures have room in the loader's memory,
-    /// before the first step.
+    /// Progress bars and warnings go to the standard error: see [`Verbosity`](crate::progress::Verbosity). Pictures
+    /// that cannot be used, and classes with too few, are warned of; where all pictures have room in the loader's
+    /// memory, before the first step.
     ///
     /// # Errors
     /// [`Error::InvalidOption`](crate::Error::InvalidOption) for an option out of range;

@@ -96,8 +96,8 @@ fn chart(
 
 impl Evaluation {
     /// The confusion matrix as a table of at most this many columns, 40 at least: a row for what a picture is, a column
-    /// for what it was called. Classes that do not fit are summed up in a last row and column. Empty where no pairs were
-    /// counted.
+    /// for what it was called. Classes that do not fit are summed up in a last row and column. Empty where no pairs
+    /// were counted.
     pub fn confusion_chart(&self, columns: usize) -> String {
         if self.confusion.is_empty() {
             return String::new();

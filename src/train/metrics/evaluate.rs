@@ -22,17 +22,17 @@ impl<B: Backbone> Classifier<B> {
     /// Scores the classifier on every picture of a dataset, exactly once.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for a dataset whose classes are not the model's; what the dataset's policy says of a
-    /// bad picture; [`Error::Dataset`] when fewer pictures can be used than
-    /// [`least_usable`](Dataset::least_usable) says, or none of a class; [`Error::NotFinite`] for a model that makes NaN
-    /// or infinity of one.
+    /// [`Error::Mismatch`] for a dataset whose classes are not the model's; what the dataset's policy says of a bad
+    /// picture; [`Error::Dataset`] when fewer pictures can be used than [`least_usable`](Dataset::least_usable) says,
+    /// or none of a class; [`Error::NotFinite`] for a model that makes NaN or infinity of one.
     ///
     /// Pictures that were skipped are named in a warning: see [`Verbosity`](crate::progress::Verbosity).
     pub fn evaluate(&self, dataset: &Dataset) -> Result<Evaluation> {
         Ok(self.score(dataset)?.evaluation)
     }
 
-    /// Scores the classifier as [`evaluate`](Self::evaluate), and keeps what it said of each picture: 24 bytes for each.
+    /// Scores the classifier as [`evaluate`](Self::evaluate), and keeps what it said of each picture: 24 bytes for
+    /// each.
     ///
     /// # Errors
     /// Those of [`evaluate`](Self::evaluate).

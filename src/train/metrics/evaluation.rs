@@ -41,8 +41,8 @@ pub struct ClassMetrics {
 pub struct Evaluation {
     /// Mean loss over the pictures; none over no pictures.
     pub loss: Option<f64>,
-    /// Share of pictures classified correctly; none of no pictures. With two classes, the second is called at a probability strictly
-    /// above one half, as Keras does.
+    /// Share of pictures classified correctly; none of no pictures. With two classes, the second is called at a
+    /// probability strictly above one half, as Keras does.
     pub accuracy: Option<f64>,
     /// Precision, recall and F1 of each class, in label order.
     pub per_class: Vec<ClassMetrics>,
@@ -102,7 +102,8 @@ impl Evaluation {
 /// How often each class was called each class, counted as pictures come: with two classes eight bytes for each picture,
 /// with more nothing that grows with their number, and with many nothing that grows with their pairs.
 pub(super) struct ConfusionMatrix {
-    /// Of each class, how often it was called itself, how often anything was called so, and how many pictures there are.
+    /// Of each class, how often it was called itself, how often anything was called so, and how many pictures there
+    /// are.
     correct: Vec<usize>,
     called: Vec<usize>,
     support: Vec<usize>,

@@ -154,8 +154,8 @@ pub struct LossOptions {
     /// becomes 1 − s + s/K, the others' s/K (Szegedy et al., "Rethinking the Inception Architecture", 2016,
     /// section 7). Of one sigmoid unit, 1 − s/2 and s/2. As Keras and PyTorch.
     pub label_smoothing: f64,
-    /// What the loss of a picture of each class is multiplied by, from 0 to a million, in label order and not all 0; empty
-    /// for 1.
+    /// What the loss of a picture of each class is multiplied by, from 0 to a million, in label order and not all 0;
+    /// empty for 1.
     pub class_weights: Vec<f64>,
 }
 

@@ -10,14 +10,16 @@ use super::rule::{Step, UpdateRule, check_options};
 use crate::error::Result;
 use crate::train::range::{below_one, not_negative};
 
-/// Where epsilon stands, and with it whether the learning rate is inside of the momentum: it tells once the rate changes.
+/// Where epsilon stands, and with it whether the learning rate is inside of the momentum: it tells once the rate
+/// changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EpsilonPlacement {
     /// g / √(v + ε), the rate inside: Keras 2.11 and later.
     #[default]
     InsideRoot,
-    /// g / (√v + ε), the rate outside: PyTorch. Keras up to 2.10 is the same but for a rate that changes under momentum.
+    /// g / (√v + ε), the rate outside: PyTorch. Keras up to 2.10 is the same but for a rate that changes under
+    /// momentum.
     OutsideRoot,
 }
 

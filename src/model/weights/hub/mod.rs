@@ -5,8 +5,8 @@
 //! revision they are from.
 //!
 //! What is kept has a checksum of its own, which each reading compares; a whole file of the hub's programs is compared
-//! with the SHA-256 that it is named by. A damaged one is fetched afresh, once. What the hub sends is compared with a hash
-//! where one is known of the kept part.
+//! with the SHA-256 that it is named by. A damaged one is fetched afresh, once. What the hub sends is compared with a
+//! hash where one is known of the kept part.
 
 mod answer;
 mod download;
@@ -38,8 +38,8 @@ const KEPT_FILE: &str = "headstart-conv-base.safetensors";
 /// The longest that anything may be waited for.
 const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The BLAKE3 hash of what is kept of a repository, its tensors' bytes in the order of the hub's file: filled in when it
-/// is first known. The hub gives a hash (SHA-256) of whole files alone, of which ranges are fetched here.
+/// The BLAKE3 hash of what is kept of a repository, its tensors' bytes in the order of the hub's file: filled in when
+/// it is first known. The hub gives a hash (SHA-256) of whole files alone, of which ranges are fetched here.
 const KNOWN: [(&str, &str); 0] = [];
 
 /// Where ImageNet weights are fetched from and kept.
@@ -146,8 +146,8 @@ impl Hub {
         self
     }
 
-    /// Sets the BLAKE3 hash, in hexadecimal, that the base's weights must have: that of their tensors' bytes in the order
-    /// of the hub's file. Others are refused.
+    /// Sets the BLAKE3 hash, in hexadecimal, that the base's weights must have: that of their tensors' bytes in the
+    /// order of the hub's file. Others are refused.
     pub fn expect_blake3(mut self, hash: impl Into<String>) -> Self {
         self.expected = Some(hash.into().to_lowercase());
         self
@@ -201,8 +201,8 @@ impl Hub {
         own.or_else(|| known.map(|(_, hash)| (*hash).to_owned()))
     }
 
-    /// Compares a file of the cache with the hash in its name, where the hub's own programs gave it one, or with the one
-    /// that is known of it. Our own files have a checksum, which reading them compares.
+    /// Compares a file of the cache with the hash in its name, where the hub's own programs gave it one, or with the
+    /// one that is known of it. Our own files have a checksum, which reading them compares.
     fn verify(&self, path: &Path, source: &Source) -> Result<()> {
         let damaged = |reason: String| Error::WeightFile {
             path: path.to_owned(),

@@ -1,5 +1,5 @@
-//! PyTorch's files of weights, `.pth`, `.pt` and `.bin`: a zip archive of a pickle, which says what there is, and of the
-//! numbers.
+//! PyTorch's files of weights, `.pth`, `.pt` and `.bin`: a zip archive of a pickle, which says what there is, and of
+//! the numbers.
 
 mod pickle;
 

@@ -1,8 +1,9 @@
 //! The objects of a pickle as far as PyTorch's files of weights have them; nothing in it is ever called.
 //!
-//! Python's own reader runs what a pickle names. This one knows five names, which make dictionaries and describe tensors, and
-//! takes all others for an object that is nobody's. candle's reader panics on some damaged files, and copies what a
-//! pickle refers to each time, which a file of a few hundred bytes can make out to be gigabytes; here it is shared.
+//! Python's own reader runs what a pickle names. This one knows five names, which make dictionaries and describe
+//! tensors, and takes all others for an object that is nobody's. candle's reader panics on some damaged files, and
+//! copies what a pickle refers to each time, which a file of a few hundred bytes can make out to be gigabytes; here it
+//! is shared.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
