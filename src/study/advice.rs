@@ -1,6 +1,7 @@
 //! What to do next, in sentences.
 
-use super::study::Study;
+use super::duplicates::Duplicates;
+use super::estimate::Estimate;
 use crate::words::count;
 
 /// A class with fewer pictures is small.
@@ -9,16 +10,30 @@ const SMALL: usize = 20;
 /// From half to all pictures, accuracy has to rise by so much for more to be worth while.
 const RISE: f64 = 0.005;
 
-/// What a study's figures ask for, the most urgent first.
-pub(super) fn of<B>(study: &Study<B>) -> Vec<String> {
+/// What a study found.
+pub(super) struct Findings<'a> {
+    pub(super) duplicates: &'a Duplicates,
+    /// How many labels are likely wrong.
+    pub(super) likely: usize,
+    /// How many pictures are broken, tiny or blank.
+    pub(super) unfit: usize,
+    /// How many training pictures each class has.
+    pub(super) counts: &'a [(String, usize)],
+    pub(super) estimate: Option<&'a Estimate>,
+    /// What accuracy gained from half of the pictures to all, if that was tried.
+    pub(super) rise: Option<f64>,
+}
+
+/// What the findings ask for, the most urgent first.
+pub(super) fn of(findings: &Findings<'_>) -> Vec<String> {
     let mut advice = Vec::new();
-    pictures(study, &mut advice);
-    figures(study, &mut advice);
+    pictures(findings, &mut advice);
+    figures(findings, &mut advice);
     advice
 }
 
-fn pictures<B>(study: &Study<B>, advice: &mut Vec<String>) {
-    let pairs = study.duplicates.pairs();
+fn pictures(findings: &Findings<'_>, advice: &mut Vec<String>) {
+    let pairs = findings.duplicates.pairs();
     let leaks = pairs.iter().filter(|pair| pair.leaks()).count();
     if leaks > 0 {
         advice.push(format!(
@@ -33,26 +48,20 @@ fn pictures<B>(study: &Study<B>, advice: &mut Vec<String>) {
             count(contradictions, "picture")
         ));
     }
-    let likely = study.suspects.likely().count();
-    if likely > 0 {
+    if findings.likely > 0 {
         advice.push(format!(
             "Look at the {} whose labels are likely wrong, and mend or leave out what is.",
-            count(likely, "picture")
+            count(findings.likely, "picture")
         ));
     }
-    let unfit: usize = study.parts.iter().map(|part| part.unfit.len()).sum();
-    if unfit > 0 {
+    if findings.unfit > 0 {
         advice.push(format!(
             "Replace {} that are broken, tiny or blank.",
-            count(unfit, "picture")
+            count(findings.unfit, "picture")
         ));
     }
-    let train = study
-        .parts
-        .first()
-        .into_iter()
-        .flat_map(|part| &part.counts);
-    for (class, number) in train.filter(|(_, number)| *number < SMALL) {
+    let small = |(_, number): &&(String, usize)| *number < SMALL;
+    for (class, number) in findings.counts.iter().filter(small) {
         advice.push(format!(
             "Class `{class}` has {}: add to it.",
             count(*number, "picture")
@@ -60,8 +69,8 @@ fn pictures<B>(study: &Study<B>, advice: &mut Vec<String>) {
     }
 }
 
-fn figures<B>(study: &Study<B>, advice: &mut Vec<String>) {
-    let Some(estimate) = &study.estimate else {
+fn figures(findings: &Findings<'_>, advice: &mut Vec<String>) {
+    let Some(estimate) = findings.estimate else {
         advice.push("With two pictures or more of each class there could be an estimate.".into());
         return;
     };
@@ -80,15 +89,15 @@ fn figures<B>(study: &Study<B>, advice: &mut Vec<String>) {
             worst.class, worst.recall
         ));
     }
-    if let [.., half, all] = &study.curve[..] {
-        let rise = 100.0 * (all.accuracy.mean - half.accuracy.mean);
-        advice.push(match rise > 100.0 * RISE {
+    if let Some(rise) = findings.rise {
+        let points = 100.0 * rise;
+        advice.push(match rise > RISE {
             true => format!(
-                "More pictures would help: from half of them to all, accuracy rose by {rise:.1} points."
+                "More pictures would help: from half of them to all, accuracy rose by {points:.1} points."
             ),
             false => format!(
                 "More pictures of the same kind would help little: from half of them to all, accuracy rose by \
-                 {rise:.1} points."
+                 {points:.1} points."
             ),
         });
     }

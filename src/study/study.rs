@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::advice::{self, Findings};
 use super::calibration::Calibration;
 use super::doubt::Doubt;
 use super::duplicates::{Duplicates, Split};
@@ -110,7 +111,15 @@ impl StudyOptions {
             .iter()
             .map(|part| part.report(&fit))
             .collect::<Result<Vec<_>>>()?;
-        let mut study = Study {
+        let advice = advice::of(&Findings {
+            duplicates: &duplicates,
+            likely: judged.suspects.likely().count(),
+            unfit: reports.iter().map(|part| part.unfit.len()).sum(),
+            counts: &reports[0].counts,
+            estimate: judged.estimate.as_ref(),
+            rise: rise(&judged.curve),
+        });
+        Ok(Study {
             parts: reports,
             estimate: judged.estimate,
             fit,
@@ -120,11 +129,17 @@ impl StudyOptions {
             outliers,
             duplicates,
             curve: judged.curve,
-            advice: Vec::new(),
+            advice,
             model,
-        };
-        study.advice = super::advice::of(&study);
-        Ok(study)
+        })
+    }
+}
+
+/// What accuracy gained from half of the pictures to all.
+fn rise(curve: &[CurvePoint]) -> Option<f64> {
+    match curve {
+        [.., half, all] => Some(all.accuracy.mean - half.accuracy.mean),
+        _ => None,
     }
 }
 
