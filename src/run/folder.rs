@@ -106,7 +106,8 @@ impl Run {
                  --out DIR goes elsewhere",
             ),
             Start::New if left => refuse(
-                "it holds a run that was left: --resume goes on with it, --force begins again, --out DIR goes elsewhere",
+                "it holds a run that was left: --resume goes on with it, --force begins again, \
+                 --out DIR goes elsewhere",
             ),
             Start::Resume if finished && !left => refuse(
                 "it holds a finished run without checkpoints, which cannot be gone on with: --force writes over it",

@@ -17,8 +17,8 @@ const VALIDATION: [&str; 4] = ["validation", "valid", "val", "dev"];
 const TEST: [&str; 3] = ["test", "testing", "holdout"];
 
 const LAYOUTS: &str = "one of these layouts is needed:\n  \
-    PICTURES/CLASS/picture.jpg, …                 a folder for each class; parts are held out to validate and test on\n  \
-    PICTURES/train/CLASS/picture.jpg, …           and, if there are any, PICTURES/validation/CLASS, PICTURES/test/CLASS";
+    PICTURES/CLASS/picture.jpg, …        a folder for each class; parts are held out to validate and test on\n  \
+    PICTURES/train/CLASS/picture.jpg, …  and, if there are any, PICTURES/validation/CLASS, PICTURES/test/CLASS";
 
 /// The pictures of a run, in up to three parts with the same classes.
 ///

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::features::Features;
+use super::product::dot;
 use crate::error::Result;
 
 /// Columns that are multiplied together, so that few are in f64 at a time.
@@ -198,18 +199,4 @@ impl Factor {
         }
         shares
     }
-}
-
-/// Eight sums side by side, in a fixed order.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b);
-    sums.iter().sum::<f64>() + rest.sum::<f64>()
 }

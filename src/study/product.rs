@@ -1,17 +1,23 @@
-//! Inner products of f32, and rows made comparable.
+//! Inner products, and rows made comparable.
+
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Mul};
 
 /// Eight sums side by side, in a fixed order.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot<T>(a: &[T], b: &[T]) -> T
+where
+    T: Copy + Default + Add<Output = T> + AddAssign + Mul<Output = T> + Sum,
+{
     let (a, a_rest) = a.as_chunks::<8>();
     let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0; 8];
+    let mut sums = [T::default(); 8];
     for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
             *sum += a * b;
         }
     }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b);
-    sums.iter().sum::<f32>() + rest.sum::<f32>()
+    let rest = a_rest.iter().zip(b_rest).map(|(&a, &b)| a * b);
+    sums.into_iter().sum::<T>() + rest.sum()
 }
 
 /// The mean of rows of one length.

@@ -141,15 +141,19 @@ mod tests {
     use crate::model::{Block, ConvBase, Head, Vgg, Weights};
 
     /// A model whose frozen first block makes 4 MiB of a picture: one channel of 1024 × 1024 numbers.
-    #[test]
-    fn validation_features_are_kept_in_256_mib_and_no_more() {
+    fn model() -> Classifier {
         let vgg = Vgg::Vgg11.width(1.0 / 64.0).unwrap();
         let base = ConvBase::new(vgg, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
         let base = base.frozen().unfreeze_from(Block::Conv2).unwrap();
-        let model = Classifier::new(base, Head::sigmoid(), &["a", "b"])
+        Classifier::new(base, Head::sigmoid(), &["a", "b"])
             .unwrap()
             .input_size(2048, 2048)
-            .unwrap();
+            .unwrap()
+    }
+
+    #[test]
+    fn validation_features_are_kept_in_256_mib_and_no_more() {
+        let model = model();
         let folder = tempfile::tempdir().unwrap();
         let fill = |pictures: usize| {
             for class in ["a", "b"] {
@@ -178,13 +182,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn features_that_will_not_fit_are_refused_before_a_picture_is_read() {
-        let vgg = Vgg::Vgg11.width(1.0 / 64.0).unwrap();
-        let base = ConvBase::new(vgg, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
-        let base = base.frozen().unfreeze_from(Block::Conv2).unwrap();
-        let model = Classifier::new(base, Head::sigmoid(), &["a", "b"])
-            .unwrap()
-            .input_size(2048, 2048)
-            .unwrap();
+        let model = model();
         let folder = tempfile::tempdir().unwrap();
         let write = |number: usize| {
             let class = folder.path().join(["a", "b"][number % 2]);

@@ -17,7 +17,13 @@ pub(crate) struct Options {
     #[arg(long)]
     onnx: bool,
     /// Writes safetensors with PyTorch's names: timm's, which every base has, or torchvision's.
-    #[arg(long, value_name = "timm|torchvision", num_args = 0..=1, default_missing_value = "timm", value_parser = ["timm", "torchvision"])]
+    #[arg(
+        long,
+        value_name = "timm|torchvision",
+        num_args = 0..=1,
+        default_missing_value = "timm",
+        value_parser = ["timm", "torchvision"]
+    )]
     torch: Option<String>,
     /// Half precision, half of the size.
     #[arg(long, conflicts_with = "torch")]

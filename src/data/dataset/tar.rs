@@ -183,8 +183,8 @@ fn mention_labels(root: &Path, shards: &[Shard], error: Error) -> Error {
         Error::Dataset { source, .. } if texts > 0 => dataset_error(
             root,
             format!(
-                "{source}; {texts} members end in .txt, which are not taken for labels: WebDataset's are in `key.cls`, or \
-                 under `label` in `key.json`"
+                "{source}; {texts} members end in .txt, which are not taken for labels: WebDataset's are in \
+                 `key.cls`, or under `label` in `key.json`"
             ),
         ),
         other => other,
