@@ -5,8 +5,9 @@ use std::path::Path;
 
 use askama::Template;
 
+use super::oddities::Known;
 use super::page::{
-    BlockRow, Cell, ClassRow, CountRow, Curves, EpochRow, MatrixCell, MatrixRow, Page,
+    BlockRow, Cell, ClassRow, CountRow, Curves, EpochRow, MatrixCell, MatrixRow, Page, StudySection,
 };
 use super::pictures::{Thumbnail, Thumbnails, contact_sheet};
 use super::plot;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::history::{EpochRecord, History};
 use crate::model::{Backbone, Classifier};
 use crate::run::Settings;
+use crate::study::Oddities;
 use crate::train::metrics::{PictureScore, Scores};
 use crate::words::figure;
 
@@ -51,6 +53,7 @@ pub struct Report<'a> {
     history: Option<&'a History>,
     training: Option<(&'a Dataset, &'a Dataset)>,
     settings: Option<&'a Settings>,
+    oddities: Option<&'a Oddities>,
 }
 
 impl<'a> Report<'a> {
@@ -64,6 +67,7 @@ impl<'a> Report<'a> {
             history: None,
             training: None,
             settings: None,
+            oddities: None,
         }
     }
 
@@ -88,6 +92,13 @@ impl<'a> Report<'a> {
     /// Adds how it was trained.
     pub fn settings(mut self, settings: &'a Settings) -> Self {
         self.settings = Some(settings);
+        self
+    }
+
+    /// Adds what a study of the same pictures found: labels that are likely wrong, and pictures that are there twice.
+    /// Of those that are among the pictures of this report, the first are shown.
+    pub fn study(mut self, oddities: &'a Oddities) -> Self {
+        self.oddities = Some(oddities);
         self
     }
 
@@ -129,6 +140,7 @@ impl<'a> Report<'a> {
             calibration_error: figure(scores.calibration_error(), 4),
             mistakes: some(scores.mistakes(), MISTAKES),
             least_sure: some(scores.least_sure(), LEAST_SURE),
+            study: self.study_section(),
             contact_sheet: self.contact_sheet()?,
             settings: self.setting_rows(),
         })
@@ -307,6 +319,15 @@ impl<'a> Report<'a> {
             class: names[label].clone(),
             cells: counts.iter().enumerate().map(cell).collect(),
         }
+    }
+
+    fn study_section(&self) -> Option<StudySection> {
+        let mut parts = vec![(self.part, self.dataset)];
+        if let Some((train, validation)) = self.training {
+            parts.extend([("training", train), ("validation", validation)]);
+        }
+        let oddities = self.oddities?;
+        Some(Known::new(&parts, self.model.size()).section(oddities))
     }
 
     fn contact_sheet(&self) -> Result<Option<String>> {

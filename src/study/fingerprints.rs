@@ -42,6 +42,7 @@ pub struct Fingerprints {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Unfit {
     /// The picture's path.
+    #[serde(serialize_with = "crate::words::path")]
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,

@@ -336,7 +336,96 @@ fn pictures_are_studied() {
     assert!(page.contains("copy.png"), "{page}");
     let printed = json(&succeed(&[&arguments[..], &["--json"]].concat()));
     assert_eq!(printed, json(&read(&out.join("study.json"))));
-    for file in ["suspects.csv", "model.safetensors"] {
+    for file in ["suspects.csv", "study.safetensors"] {
         assert!(out.join(file).is_file(), "{file}");
     }
+}
+
+/// A copy of the finished run, to be changed.
+fn run_of_ones_own(folder: &std::path::Path) -> std::path::PathBuf {
+    let run = folder.join("run");
+    std::fs::create_dir(&run).unwrap();
+    for file in [
+        "model.safetensors",
+        "config.toml",
+        "history.json",
+        "metrics.json",
+    ] {
+        std::fs::copy(trained().out.join(file), run.join(file)).unwrap();
+    }
+    run
+}
+
+#[test]
+fn a_report_shows_what_a_study_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    crate::classes(&pictures, &["cat", "dog"], 12);
+    let copy = pictures.join("dog/copy.png");
+    std::fs::copy(pictures.join("cat/0.png"), &copy).unwrap();
+    // Before the run, and in the run's folder.
+    let run = folder.path().join("run");
+    succeed(&["study", at(&pictures), "--size", "32", "--out", at(&run)]);
+    let settings = ["--size", "32", "--epochs", "1", "--recipe", "linear"];
+    succeed(&[&["train", at(&pictures), "--out", at(&run)][..], &settings].concat());
+    let page = read(&run.join("report.html"));
+    let study = page.split("What a study of the pictures found").nth(1);
+    let study = study.unwrap().split("</section>").next().unwrap();
+    assert!(study.contains("dog/copy.png") && study.contains("cat/0.png"));
+    assert!(study.contains("the same file") && study.contains("of two classes"));
+    assert!(study.matches("<img src=\"data:image/jpeg").count() >= 2);
+    // Afterwards, and elsewhere.
+    let other = run_of_ones_own(&run);
+    let out = other.join("report.html");
+    succeed(&["report", at(&other)]);
+    assert!(!read(&out).contains("What a study"));
+    succeed(&["report", at(&other), "--study", at(&run)]);
+    let page = read(&out);
+    assert!(page.contains("not among the pictures here"), "{page}");
+    let file = run.join("study.json");
+    let model = run.join("model.safetensors");
+    let report = ["report", at(&model), at(&pictures), "--study", at(&file)];
+    succeed(&[&report[..], &["--out", at(&out)]].concat());
+    assert!(read(&out).contains("What a study"));
+    // A damaged one is named, before anything is trained.
+    std::fs::write(&file, "{\"suspects\": [null]}").unwrap();
+    for arguments in [
+        &["report", at(&run)][..],
+        &["train", "--resume", "--out", at(&run), "--epochs", "2"],
+    ] {
+        assert!(fail(1, arguments).contains("study.json"));
+    }
+    assert_eq!(read(&run.join("history.csv")).lines().count(), 2);
+}
+
+#[test]
+fn a_study_of_many_pictures_with_names_of_any_kind_leaves_the_page_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run_of_ones_own(folder.path());
+    let red = trained().pictures.join("red");
+    let path = |number: usize| red.join(format!("{}.png", number % 10));
+    let nasty = "<img src=x onerror=alert(1)> \"'";
+    let suspect = |number: usize| {
+        serde_json::json!({
+            "path": path(number), "class": nasty, "looks_like": "blue", "confidence": 0.125, "probability": 0.5,
+            "is_likely": number % 2 == 0,
+        })
+    };
+    let place = |number: usize, split: &str| serde_json::json!({ "path": path(number), "class": nasty, "split": split });
+    let pair = |number: usize| {
+        serde_json::json!({
+            "first": place(number, "train"), "second": place(number + 1, "test"), "is_exact": false, "similarity": 0.96,
+        })
+    };
+    let study = serde_json::json!({
+        "suspects": (0..20_000).map(suspect).collect::<Vec<_>>(),
+        "duplicates": (0..20_000).map(pair).collect::<Vec<_>>(),
+    });
+    std::fs::write(run.join("study.json"), study.to_string()).unwrap();
+    succeed(&["report", at(&run)]);
+    let page = read(&run.join("report.html"));
+    assert!(page.contains("And 9982 more.") && page.contains("And 19984 more."));
+    assert!(page.contains("12.5 %, looks like") && page.contains("nearly the same: 0.96"));
+    assert!(!page.contains("<img src=x") && page.contains("&#60;img src=x"));
+    assert!(page.len() < 2_000_000, "{}", page.len());
 }

@@ -66,7 +66,7 @@ fn studies_may_be_shared_between_threads() {
     use headstart::study::*;
     all!(is_owned: Calibration, ClassEstimate, CrossValidation, CurvePoint, Doubt, Duplicate, Duplicates, Estimate);
     all!(is_owned: Features, Fingerprints, Gallery, Groups, Interval, LinearFit, LinearHead, Neighbour, OutOfFold, Outlier);
-    all!(is_owned: PartReport, PenaltyScore, Place, Study<ConvBase>, StudyOptions, Suspect, Suspects, Unfit);
+    all!(is_owned: Oddities, PartReport, PenaltyScore, Place, Study<ConvBase>, StudyOptions, Suspect, Suspects, Unfit);
     all!(is_shared: Split<'_>);
 }
 

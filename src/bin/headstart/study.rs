@@ -25,7 +25,8 @@ pub(crate) struct Options {
     /// Side, in pixels, that pictures are resized to [default: what the base's weights were trained on].
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
-    /// A folder for the page as JSON, `suspects.csv`, and the classifier that the study fitted.
+    /// A folder for the page as JSON (study.json), suspects.csv, and the classifier that the study fitted
+    /// (study.safetensors). It may be a run's: the run's report shows what the study found.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Prints JSON instead of the page.
@@ -45,7 +46,8 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
     if let Some(side) = options.size {
         asked = asked.input_size(side, side);
     }
-    let (train, parts) = Parts::all(&options.pictures)?;
+    // A run names pictures so, too.
+    let (train, parts) = Parts::all(&std::path::absolute(&options.pictures)?)?;
     for (name, part) in &parts {
         asked = asked.part(*name, part);
     }
@@ -54,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
         std::fs::create_dir_all(out)?;
         study.write_json(out.join("study.json"))?;
         study.suspects().write_csv(out.join("suspects.csv"))?;
-        study.model.save(out.join("model.safetensors"))?;
+        study.model.save(out.join("study.safetensors"))?;
     }
     match options.json {
         true => say::json(&study.to_json()),

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use headstart::report::Report;
 use headstart::run::{LearningRate, Metrics, Parts, Run, Settings, Start};
+use headstart::study::Oddities;
 use headstart::train::metrics::History;
 use headstart::{Checkpoints, Classifier, Device, Error, Trainer};
 use serde::{Deserialize, Serialize};
 
 use crate::explain::write_whole;
 use crate::options::SettingOptions;
+use crate::report::{study_in, with_study};
 use crate::{End, Failure, say, usage};
 
 /// Trains a classifier on a folder of pictures.
@@ -147,6 +149,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
         _ => Start::New,
     };
     let run = Run::begin(options.out(&config), start)?;
+    let oddities = study_in(run.folder())?;
     let say = |text: &str| match options.json {
         true => Ok(()),
         false => say::out(text),
@@ -166,7 +169,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
         return Ok(End::Left);
     };
     run.save_model(&model)?;
-    finish(&options, &config, &parts, &run, &model, &history)
+    finish(&options, &config, &parts, &run, &model, &history, &oddities)
 }
 
 /// The first Ctrl-C leaves the run after the step, with a checkpoint; the second at once.
@@ -215,6 +218,7 @@ fn finish(
     run: &Run,
     model: &Classifier,
     history: &History,
+    oddities: &Option<Oddities>,
 ) -> Result<End, Failure> {
     let saved = format!("the model is saved to {}", run.model().display());
     let (part, judged) = parts.judged();
@@ -223,13 +227,13 @@ fn finish(
         .map_err(|error| format!("{error}; {saved}"))?;
     let metrics = Metrics::new(part, &scores, history, &config.settings);
     run.save_metrics(&metrics)?;
-    let report = run.folder().join("report.html");
-    Report::new(model, judged, &scores)
+    let path = run.folder().join("report.html");
+    let report = Report::new(model, judged, &scores)
         .part(part)
         .history(history)
         .training(&parts.train, &parts.validation)
-        .settings(&config.settings)
-        .write(&report)?;
+        .settings(&config.settings);
+    with_study(report, oddities).write(&path)?;
     if options.json {
         return say::json(&metrics);
     }
@@ -245,6 +249,6 @@ fn finish(
         history.chart(columns),
         scores.evaluation.table(),
         scores.evaluation.confusion_chart(columns),
-        report.display(),
+        path.display(),
     ))
 }
