@@ -16,10 +16,10 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::history::{EpochRecord, History};
 use crate::model::{Backbone, Classifier};
-use crate::run::Settings;
+use crate::run::{Record, Settings};
 use crate::study::Oddities;
 use crate::train::metrics::{PictureScore, Scores};
-use crate::words::figure;
+use crate::words::{count, figure};
 
 /// How many mistakes and how many unsure pictures are shown, each with its map.
 const MISTAKES: usize = 24;
@@ -54,6 +54,7 @@ pub struct Report<'a> {
     training: Option<(&'a Dataset, &'a Dataset)>,
     settings: Option<&'a Settings>,
     oddities: Option<&'a Oddities>,
+    record: Option<&'a Record>,
 }
 
 impl<'a> Report<'a> {
@@ -68,6 +69,7 @@ impl<'a> Report<'a> {
             training: None,
             settings: None,
             oddities: None,
+            record: None,
         }
     }
 
@@ -92,6 +94,12 @@ impl<'a> Report<'a> {
     /// Adds how it was trained.
     pub fn settings(mut self, settings: &'a Settings) -> Self {
         self.settings = Some(settings);
+        self
+    }
+
+    /// Adds when it was trained, and on what machine.
+    pub fn record(mut self, record: &'a Record) -> Self {
+        self.record = Some(record);
         self
     }
 
@@ -359,13 +367,30 @@ impl<'a> Report<'a> {
             let seconds: f64 = history.epochs.iter().map(|epoch| epoch.seconds).sum();
             rows.push(("training".into(), format!("{seconds:.1} seconds of epochs")));
         }
-        let threads = rayon::current_num_threads();
-        let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
-        let machine = format!("{system}, {machine}, {threads} threads");
-        rows.push(("machine".into(), machine));
+        rows.extend(self.record_rows());
         rows.push(("headstart".into(), env!("CARGO_PKG_VERSION").into()));
         rows
     }
+
+    /// When it was trained, and on what machine.
+    fn record_rows(&self) -> Vec<(String, String)> {
+        let record = self.record.cloned().unwrap_or_default();
+        let threads = record.threads.map(|number| count(number, "thread"));
+        let rows = [
+            ("trained", record.date),
+            ("processor", record.processor),
+            ("system", record.system),
+            ("threads", threads),
+        ];
+        let rows = rows.into_iter();
+        rows.map(|(name, value)| (name.to_owned(), known(value)))
+            .collect()
+    }
+}
+
+/// What is known, or a dash.
+fn known(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "–".to_owned())
 }
 
 fn millions(count: usize) -> String {

@@ -5,9 +5,11 @@
 
 mod folder;
 mod parts;
+mod record;
 mod settings;
 mod words;
 
 pub use folder::{Metrics, Run, Start};
 pub use parts::Parts;
+pub use record::Record;
 pub use settings::{HeadKind, LearningRate, Recipe, Settings};

@@ -274,6 +274,7 @@ fn a_model_is_exported() {
     succeed(&["export", at(&trained().out), "--onnx", "--out", at(&onnx)]);
     assert!(std::fs::metadata(&onnx).unwrap().len() > 1_000_000);
     assert!(fail(2, &["export", at(&trained().out)]).contains("--onnx"));
+    precisions(std::fs::metadata(&onnx).unwrap().len());
     // PyTorch has this base, with heads of one layer.
     let other = folder.path().join("other");
     let base = ["--base", "resnet18", "--weights", "random", "--size", "32"];
@@ -294,6 +295,84 @@ fn a_model_is_exported() {
         names.contains_key("layer1.0.conv1.weight"),
         "{:?}",
         names.keys()
+    );
+}
+
+/// The same in half precision and in eight bits, beside a file of so many bytes.
+#[track_caller]
+fn precisions(whole: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("b.onnx");
+    let (run, pictures) = (trained().out.as_path(), trained().pictures.as_path());
+    let model = run.join("model.safetensors");
+    let export = |model: &std::path::Path, more: &[&str]| {
+        let options = ["export", at(model), "--onnx", "--out", at(&out)];
+        succeed(&[&options[..], more].concat());
+        std::fs::read(&out).unwrap()
+    };
+    let rounds = |file: &[u8]| file.windows(14).any(|word| word == b"QuantizeLinear");
+    let half = export(run, &["--precision", "f16"]);
+    assert!((half.len() as u64) < whole * 6 / 10 && !rounds(&half));
+    let own = export(run, &["--precision", "int8"]);
+    assert!((own.len() as u64) < whole * 35 / 100 && rounds(&own));
+    let int8 = ["--precision", "int8", "--calibrate", at(pictures)];
+    let other = export(&model, &int8);
+    assert!((other.len() as u64) < whole * 35 / 100 && rounds(&other));
+    let onnx = ["export", at(&model), "--onnx"];
+    for (more, named) in [
+        (&["--precision", "int8"][..], "--calibrate DIR"),
+        (
+            &["--precision", "f16", "--calibrate", at(pictures)],
+            "int8 alone",
+        ),
+        (&["--precision", "int4"], "f16"),
+    ] {
+        let told = fail(2, &[&onnx[..], more].concat());
+        assert!(told.contains(named), "{more:?}: {told}");
+    }
+    let torch = ["export", at(&model), "--torch", "--precision", "f16"];
+    assert!(fail(2, &torch).contains("--precision"));
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let nothing = ["--precision", "int8", "--calibrate", at(&empty)];
+    assert!(fail(1, &[&onnx[..], &nothing].concat()).contains("empty"));
+}
+
+/// By the programs `date` and `grep`.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_says_when_and_on_what_machine_it_was_trained() {
+    let trained = trained();
+    let said = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).output();
+        text(&output.unwrap().stdout).trim().to_owned()
+    };
+    let record = &json(&read(&trained.out.join("metrics.json")))["record"];
+    let (date, now) = (
+        record["date"].as_str().unwrap(),
+        said("date", &["-u", "+%FT%TZ"]),
+    );
+    assert!(
+        date <= now.as_str() && date > "2026-01-01T00:00:00Z",
+        "{date}, {now}"
+    );
+    let page = read(&trained.out.join("report.html"));
+    assert!(page.contains(&format!("<dt>trained</dt><dd>{date}</dd>")));
+    let line = said("grep", &["-m1", "^model name", "/proc/cpuinfo"]);
+    if let Some((_, name)) = line.split_once(':') {
+        assert_eq!(record["processor"], name.trim());
+        assert!(page.contains("<dt>processor</dt>"));
+    }
+    // What an earlier version's run does not say is a dash.
+    let folder = tempfile::tempdir().unwrap();
+    let run = run_of_ones_own(folder.path());
+    let mut metrics = json(&read(&run.join("metrics.json")));
+    metrics.as_object_mut().unwrap().remove("record");
+    std::fs::write(run.join("metrics.json"), metrics.to_string()).unwrap();
+    succeed(&["report", at(&run)]);
+    let page = read(&run.join("report.html"));
+    assert!(
+        page.contains("<dt>trained</dt><dd>–</dd>") && page.contains("<dt>threads</dt><dd>–</dd>")
     );
 }
 

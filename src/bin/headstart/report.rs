@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart::report::Report;
-use headstart::run::Run;
+use headstart::run::{Record, Run};
 use headstart::study::Oddities;
 
 use crate::options::load;
@@ -56,6 +56,10 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
         None if is_run => study_in(&options.model)?,
         None => None,
     };
+    let record = match options.model.join("metrics.json").exists() {
+        true => Run::metrics_of(&options.model)?.record,
+        false => Record::default(),
+    };
     match (&options.pictures, is_run) {
         (None, false) => {
             let reason = "a model alone does not say which pictures to score it on: add a DIR of class folders";
@@ -71,13 +75,15 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
                 .part(part)
                 .history(&history)
                 .training(&parts.train, &parts.validation)
-                .settings(&config.settings);
+                .settings(&config.settings)
+                .record(&record);
             with_study(report, &oddities).write(&out)?;
         }
         (Some(pictures), _) => {
             let dataset = evaluate::open(pictures, model.class_names())?;
             let scores = model.score(&dataset)?;
-            with_study(Report::new(&model, &dataset, &scores), &oddities).write(&out)?;
+            let report = Report::new(&model, &dataset, &scores).record(&record);
+            with_study(report, &oddities).write(&out)?;
         }
     }
     say::text(&format!("the report is in {}\n", out.display()))

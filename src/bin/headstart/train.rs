@@ -232,7 +232,8 @@ fn finish(
         .part(part)
         .history(history)
         .training(&parts.train, &parts.validation)
-        .settings(&config.settings);
+        .settings(&config.settings)
+        .record(&metrics.record);
     with_study(report, oddities).write(&path)?;
     if options.json {
         return say::json(&metrics);
