@@ -1,6 +1,6 @@
 //! What each picture file is, apart from its class: its bytes' hash, its size, a thumbnail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -81,13 +81,14 @@ impl Fingerprints {
             let (path, reason) = (problem.path, problem.reason);
             unfit.push(Unfit { path, reason });
         }
+        let known: HashSet<PathBuf> = unfit.iter().map(|unfit| unfit.path.clone()).collect();
         let mut by_path = HashMap::with_capacity(prints.len());
         for (item, print) in dataset.items().iter().zip(prints) {
             let reason = match &print {
                 Ok(print) => print.complaint(),
                 Err(reason) => Some(reason.clone()),
             };
-            let is_known = unfit.iter().any(|unfit| unfit.path == item.path);
+            let is_known = known.contains(&item.path);
             if let Some(reason) = reason.filter(|_| !is_known) {
                 let path = item.path.clone();
                 unfit.push(Unfit { path, reason });

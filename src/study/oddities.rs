@@ -38,7 +38,26 @@ impl Oddities {
         let mut oddities: Self =
             serde_json::from_slice(&bytes).map_err(Error::format("a study as JSON", path))?;
         oddities.suspects.retain(|suspect| suspect.is_likely);
+        oddities
+            .check()
+            .map_err(Error::format("a study as JSON", path))?;
         Ok(oddities)
+    }
+
+    /// Refuses figures that no study writes.
+    fn check(&self) -> Result<(), String> {
+        let suspects = self.suspects.iter();
+        let shares = suspects.flat_map(|suspect| [suspect.confidence, suspect.probability]);
+        let pairs = self.duplicates.iter().map(|pair| pair.similarity);
+        // Rounding may leave a correlation a little above 1.
+        let bad = shares
+            .map(|share| (share, 0.0..=1.0))
+            .chain(pairs.map(|similarity| (similarity, -1.01..=1.01)))
+            .find(|(figure, range)| !range.contains(figure));
+        match bad {
+            Some((figure, _)) => Err(format!("{figure} is no probability or correlation")),
+            None => Ok(()),
+        }
     }
 }
 

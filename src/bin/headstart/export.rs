@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use headstart::Dataset;
 use headstart::export::{Onnx, TorchNames};
+use headstart::run::Config;
 
 use crate::options::{load, model_file};
-use crate::train::Config;
-use crate::{End, Failure, evaluate, say};
+use crate::{End, Failure, evaluate, say, train};
 
 /// Writes a model for other frameworks: ONNX, which most engines run, or the weights under PyTorch's names.
 #[derive(clap::Args)]
@@ -59,7 +59,7 @@ impl Options {
             )),
             (Some(pictures), true) => Ok(Some(evaluate::open(pictures, class_names)?)),
             (None, true) => match run_config(&self.model) {
-                Some(config) => Ok(Some(Config::load(&config)?.parts()?.train)),
+                Some(config) => Ok(Some(train::parts(&Config::load(config)?)?.train)),
                 None => Err(Failure::Usage(
                     "--precision int8 needs pictures to calibrate on: add --calibrate DIR".into(),
                 )),

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use headstart::report::Report;
-use headstart::run::{Record, Run};
+use headstart::run::{Config, Record, Run};
 use headstart::study::Oddities;
 
 use crate::options::load;
-use crate::train::Config;
-use crate::{End, Failure, evaluate, say};
+use crate::{End, Failure, evaluate, say, train};
 
 /// Writes the report of a run, or of a model on labelled pictures: one HTML file that opens without the network.
 #[derive(clap::Args)]
@@ -66,9 +65,9 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
             return Err(Failure::Usage(reason.into()));
         }
         (None, true) => {
-            let config = Config::load(&options.model.join("config.toml"))?;
+            let config = Config::load(options.model.join("config.toml"))?;
             let history = Run::history_of(&options.model)?;
-            let parts = config.parts()?;
+            let parts = train::parts(&config)?;
             let (part, judged) = parts.judged();
             let scores = model.score(judged)?;
             let report = Report::new(&model, judged, &scores)

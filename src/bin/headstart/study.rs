@@ -1,6 +1,6 @@
 //! `headstart study`: what pictures are good for and which of them to look at, before anything is trained.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headstart::Device;
 use headstart::run::{Parts, Settings};
@@ -60,6 +60,17 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
     }
     match options.json {
         true => say::json(&study.to_json()),
-        false => say::text(&format!("{study}\n")),
+        false => say::text(&format!("{study}\n{}", hint(options.out.as_deref()))),
+    }
+}
+
+/// What to do with a study in a run's folder.
+fn hint(out: Option<&Path>) -> String {
+    match out.filter(|out| out.join("config.toml").exists()) {
+        Some(run) => format!(
+            "`headstart report {}` adds it to the run's report.\n",
+            run.display()
+        ),
+        None => String::new(),
     }
 }

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use headstart::report::Report;
-use headstart::run::{LearningRate, Metrics, Parts, Run, Settings, Start};
+use headstart::run::{Config, LearningRate, Metrics, Parts, Run, Start};
 use headstart::study::Oddities;
 use headstart::train::metrics::History;
 use headstart::{Checkpoints, Classifier, Device, Error, Trainer};
-use serde::{Deserialize, Serialize};
 
-use crate::explain::write_whole;
 use crate::options::SettingOptions;
 use crate::report::{study_in, with_study};
 use crate::{End, Failure, say, usage};
@@ -69,45 +67,18 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// `config.toml`: all that a run depends on.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Config {
-    pub(crate) pictures: Option<PathBuf>,
-    pub(crate) validation: Option<PathBuf>,
-    pub(crate) test: Option<PathBuf>,
-    pub(crate) settings: Settings,
-}
-
-impl Config {
-    pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()).into())
-    }
-
-    fn save(&self, run: &Run) -> Result<(), Failure> {
-        let text = format!(
-            "# headstart {}: `headstart train --config THIS` repeats the run.\n{}",
-            env!("CARGO_PKG_VERSION"),
-            toml::to_string(self)?
-        );
-        write_whole(&run.folder().join("config.toml"), text.as_bytes())
-    }
-
-    /// The pictures of the run.
-    pub(crate) fn parts(&self) -> Result<Parts, Failure> {
-        let Some(pictures) = &self.pictures else {
-            return Err(Failure::Usage(
-                "no PICTURES are given, nor by --config".into(),
-            ));
-        };
-        Ok(Parts::open(
-            pictures,
-            self.validation.as_deref(),
-            self.test.as_deref(),
-        )?)
-    }
+/// The pictures of a run.
+pub(crate) fn parts(config: &Config) -> Result<Parts, Failure> {
+    let Some(pictures) = &config.pictures else {
+        return Err(Failure::Usage(
+            "no PICTURES are given, nor by --config".into(),
+        ));
+    };
+    Ok(Parts::open(
+        pictures,
+        config.validation.as_deref(),
+        config.test.as_deref(),
+    )?)
 }
 
 impl Options {
@@ -142,7 +113,7 @@ impl Options {
 pub(crate) fn run(options: Options) -> Result<End, Failure> {
     let mut config = options.config()?;
     config.settings.check().map_err(usage)?;
-    let parts = config.parts()?;
+    let parts = parts(&config)?;
     let start = match (options.resume, options.force) {
         (true, _) => Start::Resume,
         (_, true) => Start::Force,
@@ -162,7 +133,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
     let (trainer, rate) = config.settings.trainer(&model, &parts.train)?;
     config.settings.lr = Some(LearningRate::Rate(rate));
     config.settings = config.settings.resolved();
-    config.save(&run)?;
+    config.save(run.folder().join("config.toml"))?;
     say(&format!("{}\n\n", config.settings.explain(&model, rate)))?;
     let Some(history) = fit(&trainer, &mut model, &parts, &run, options.resume, &stop)? else {
         say("Left as asked. The same command with --resume goes on.\n")?;
