@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 
+use super::gradient_sums::GradientSums;
 use super::options::Options;
 use super::position::StepOutput;
+use super::ranks::{Ranks, Share};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::finite;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
 use crate::train::optimizer::{Clip, UpdateRule, Variable, VariableStates};
+use crate::{finite, kernels};
 
 /// What a step needs beside the model and the batch.
 pub(super) struct TrainStep {
@@ -25,6 +28,14 @@ pub(super) struct TrainStep {
     seed: u64,
     /// Gradients of the last step, whose memory the next ones take.
     recycled: Vec<Tensor>,
+    /// Of several ranks.
+    sums: GradientSums,
+}
+
+/// What a forward pass gives.
+struct Forward {
+    loss: Tensor,
+    output: StepOutput,
 }
 
 impl TrainStep {
@@ -36,13 +47,14 @@ impl TrainStep {
             var: var.clone(),
             multiplier: options.learning_rate_multiplier(block),
         });
+        let states = VariableStates::new(variables.collect());
+        let variables = by_block.into_iter();
+        let variables: Vec<_> = variables.map(|(_, name, var)| (name, var)).collect();
         Self {
             rule: options.optimizer.rule().clone(),
-            states: VariableStates::new(variables.collect()),
-            variables: by_block
-                .into_iter()
-                .map(|(_, name, var)| (name, var))
-                .collect(),
+            states,
+            sums: GradientSums::new(&variables),
+            variables,
             loss: Loss::for_head(model.head().config()),
             loss_options: options.loss.clone(),
             clip: options.clip,
@@ -54,11 +66,43 @@ impl TrainStep {
     /// One step on a batch, the `step`-th of the epoch, both counted from 1.
     pub(super) fn run<B: Backbone>(
         &mut self,
+        ranks: &Ranks,
         model: &Classifier<B>,
-        batch: &Batch,
+        share: &Share,
         (epoch, step): (usize, usize),
         learning_rate: f64,
     ) -> Result<StepOutput> {
+        let diverged = |(tensor, value)| Error::Diverged {
+            epoch,
+            step,
+            tensor,
+            value,
+        };
+        let forward = |own: &Self, batch: &Batch| own.forward(model, batch, epoch, &diverged);
+        let (gradients, output) = match &share.batch {
+            Some(batch) if ranks.is_alone() => {
+                let Forward { loss, output } = forward(self, batch)?;
+                (model.base().backward(&loss, &mut self.recycled)?, output)
+            }
+            batch => {
+                let forward = batch.as_ref().map(|batch| forward(self, batch)).transpose();
+                self.together(ranks, model, share, forward)?
+            }
+        };
+        match self.update(gradients, learning_rate)? {
+            Some(wrong) => Err(diverged(wrong)),
+            None => Ok(output),
+        }
+    }
+
+    /// A batch's loss and figures.
+    fn forward<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        batch: &Batch,
+        epoch: usize,
+        diverged: impl Fn((String, f32)) -> Error,
+    ) -> Result<Forward> {
         let dropout = Dropout {
             seed: self.seed,
             epoch: epoch as u64,
@@ -69,36 +113,68 @@ impl TrainStep {
             .loss
             .forward_with(&logits, &batch.labels, &self.loss_options)?;
         let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-        let diverged = |(tensor, value)| Error::Diverged {
-            epoch,
-            step,
-            tensor,
-            value,
-        };
         if !value.is_finite() {
             return Err(diverged(origin(model, &logits, value)?));
-        }
-        if let Some(wrong) = self.update(model, &loss, learning_rate)? {
-            return Err(diverged(wrong));
         }
         let probabilities = model.head().probabilities(&logits.detach())?;
         let rows: Vec<Vec<f32>> = probabilities.to_vec2()?;
         let correct = |(row, label): &(&Vec<f32>, &u32)| predicted_class(row) == **label as usize;
-        Ok(StepOutput {
-            loss: value,
+        let output = StepOutput {
+            loss: f64::from(value),
             correct: rows.iter().zip(&batch.labels).filter(correct).count(),
-        })
+        };
+        Ok(Forward { loss, output })
+    }
+
+    /// The gradients and figures of the whole batch, from all ranks. Each share counts by its pictures.
+    fn together<B: Backbone>(
+        &mut self,
+        ranks: &Ranks,
+        model: &Classifier<B>,
+        share: &Share,
+        forward: Result<Option<Forward>>,
+    ) -> Result<(GradStore, StepOutput)> {
+        let own = share.batch.as_ref().map_or(0, |batch| batch.labels.len());
+        let weight = own as f64 / share.pictures.max(1) as f64;
+        // From here to its end every rank goes the same way, even with an error.
+        let sums = self.sums.begin(ranks);
+        let computed = forward.and_then(|forward| {
+            let Some(Forward { loss, output }) = forward else {
+                return Ok((None, StepOutput::default()));
+            };
+            let loss = (loss * weight)?;
+            let recycled = &mut self.recycled;
+            let backward = || model.base().backward(&loss, recycled);
+            let gradients = kernels::listening(sums.listener(), backward)?;
+            Ok((Some(gradients), output))
+        });
+        let (gradients, output) = match computed {
+            Ok((gradients, output)) => (gradients, Ok(output)),
+            Err(error) => (None, Err(error)),
+        };
+        let gradients = self.sums.finish(&sums, gradients, &self.variables);
+        // An error of the pass comes first; then one of the sums.
+        let (output, gradients) = match (output, gradients) {
+            (Ok(output), Ok(gradients)) => (Ok(output), Some(gradients)),
+            (Ok(_), Err(error)) | (Err(error), _) => (Err(error), None),
+        };
+        let part = output.map(|output| (weight * output.loss, output.correct));
+        let parts: Vec<(f64, usize)> = ranks.gather(part)?;
+        let gradients = gradients.expect("no rank failed");
+        let output = StepOutput {
+            loss: parts.iter().map(|(loss, _)| loss).sum(),
+            correct: parts.iter().map(|(_, correct)| correct).sum(),
+        };
+        Ok((gradients, output))
     }
 
     /// The one place where gradients become an update. A variable that would become NaN or infinite is returned with
     /// the number; none has moved then.
-    fn update<B: Backbone>(
+    fn update(
         &mut self,
-        model: &Classifier<B>,
-        loss: &Tensor,
+        mut gradients: GradStore,
         learning_rate: f64,
     ) -> Result<Option<(String, f32)>> {
-        let mut gradients = model.base().backward(loss, &mut self.recycled)?;
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
