@@ -9,6 +9,7 @@ mod alone;
 mod mpi;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 pub use alone::Alone;
@@ -57,6 +58,62 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     fn barrier(&self) -> Result<()> {
         self.gather(&[]).map(|_| ())
     }
+}
+
+impl<C: Communicator + ?Sized> Communicator for Arc<C> {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn begin_sum(&self, buffer: Vec<f32>) -> Result<Sum> {
+        (**self).begin_sum(buffer)
+    }
+
+    fn broadcast(&self, bytes: Vec<u8>, from: usize) -> Result<Vec<u8>> {
+        (**self).broadcast(bytes, from)
+    }
+
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        (**self).gather(bytes)
+    }
+}
+
+/// What launchers tell the processes they start of how many there are: Open MPI's, those with PMI such as MPICH's and
+/// Intel's, and Slurm's `srun`.
+const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+
+/// The processes that `mpirun`, `mpiexec` or `srun` started this one with, or [`Alone`]. To be asked once in a process.
+///
+/// # Errors
+/// [`Error::Mismatch`] for several processes of a program that was built without the feature `mpi`: each would train by
+/// itself, and all write to the same files. Those of `Mpi::world`.
+pub fn world() -> Result<Arc<dyn Communicator>> {
+    let launched = SIZES.iter().find_map(|name| {
+        let size = std::env::var(name).ok()?.parse().ok()?;
+        (size > 1).then_some(size)
+    });
+    match launched {
+        None => Ok(Arc::new(Alone)),
+        Some(size) => several(size),
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn several(_: usize) -> Result<Arc<dyn Communicator>> {
+    Ok(Arc::new(Mpi::world()?))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn several(size: usize) -> Result<Arc<dyn Communicator>> {
+    Err(Error::mismatch(
+        "this program",
+        "one that was built without the feature `mpi`",
+        format!("one with it, since it was started as {size} processes"),
+    ))
 }
 
 /// A sum that is being made.

@@ -20,10 +20,6 @@ use super::{Communicator, Sum};
 use crate::error::{Error, Result};
 use crate::progress::{Verbosity, set_verbosity};
 
-/// What launchers tell the processes they start of how many there are: Open MPI's, those with PMI such as MPICH's and
-/// Intel's, and Slurm's `srun`.
-const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
-
 /// How long a call is waited for busily. Small ones take a few microseconds, and computing waits for them.
 const BUSY: Duration = Duration::from_micros(100);
 /// How long is slept between questions after that.
@@ -35,7 +31,8 @@ const PIECE: usize = 1 << 28;
 /// A length that says that a rank leaves.
 const LEAVES: u64 = u64::MAX;
 
-/// The processes that `mpirun`, `mpiexec` or `srun` started together. Clones are the same rank.
+/// The processes that `mpirun`, `mpiexec` or `srun` started together. Clones are the same rank. [`world`](super::world)
+/// is it where there are several, and [`Alone`](super::Alone) where there are not.
 ///
 /// ```no_run
 /// use headstart::train::communicator::Mpi;
@@ -91,14 +88,6 @@ impl Mpi {
             calls: Mutex::new(calls),
             thread: Mutex::new(Some(thread)),
         })))
-    }
-
-    /// Whether this process is one of several that a launcher of MPI's started.
-    pub fn is_launched() -> bool {
-        SIZES.iter().any(|name| {
-            let size = std::env::var(name).ok().and_then(|size| size.parse().ok());
-            size.is_some_and(|size: usize| size > 1)
-        })
     }
 }
 

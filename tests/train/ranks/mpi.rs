@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use headstart::train::communicator::{Communicator, Mpi};
 use headstart::{Block, Checkpoints, Dataset, RmsProp, Trainer};
-use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::{CASES, End, PICTURES, check_near, end, varied, vgg};
 use crate::common;
@@ -34,7 +34,6 @@ fn child() {
     };
     let (folder, dataset) = (PathBuf::from(folder), Dataset::open(pictures).unwrap());
     let ranks = Mpi::world().unwrap();
-    assert!(Mpi::is_launched() || ranks.size() == 1);
     match task.as_str() {
         "cases" => {
             for (index, (_, model, trainer)) in CASES.iter().enumerate() {
@@ -186,7 +185,7 @@ fn a_killed_rank_ends_the_run_which_goes_on_to_the_same_weights() {
     let length = begun.elapsed();
     let expected = read(whole.path().join("end-0"));
     let kills = std::env::var("HEADSTART_KILLS").map_or(5, |kills| kills.parse().unwrap());
-    let mut rng = StdRng::seed_from_u64(16);
+    let mut rng = ChaCha8Rng::seed_from_u64(16);
     let (mut killed, mut longest) = (0, Duration::ZERO);
     while killed < kills {
         let folder = tempfile::tempdir().unwrap();
