@@ -13,8 +13,7 @@ use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::ranks::Ranks;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Listener};
-use crate::model::names;
+use crate::model::{GradientListener, names};
 use crate::train::communicator::{Communicator, Sum};
 use crate::train::optimizer::{put_back, take_out};
 
@@ -130,9 +129,9 @@ impl GradientSums {
             None => Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?,
         };
         let mut filling = step.filling();
-        let (announced, taken) = (filling.put.clone(), filling.taken.clone());
+        let taken = filling.taken.clone();
         for (index, (_, var)) in variables.iter().enumerate() {
-            if !announced[index] {
+            if !filling.put[index] {
                 step.put(&mut filling, index, gradients.get(var));
             }
         }
@@ -151,16 +150,8 @@ impl GradientSums {
                 continue;
             }
             let sum = &self.spare[place.bucket][place.start..][..place.length];
-            match gradients.get(var).filter(|_| announced[index]) {
-                // The kernels made it, and nobody else has its memory.
-                Some(gradient) => {
-                    kernels::fill(gradient, |numbers| numbers.copy_from_slice(sum))?;
-                }
-                None => {
-                    let sum = Tensor::from_slice(sum, var.shape(), var.device())?;
-                    gradients.insert(var, sum.to_dtype(var.dtype())?);
-                }
-            }
+            let sum = Tensor::from_slice(sum, var.shape(), var.device())?;
+            gradients.insert(var, sum.to_dtype(var.dtype())?);
         }
         Ok(gradients)
     }
@@ -190,7 +181,7 @@ struct Filling {
 
 impl StepSums {
     /// What takes gradients as they are made.
-    pub(super) fn listener(self: &Arc<Self>) -> Listener {
+    pub(super) fn listener(self: &Arc<Self>) -> GradientListener {
         let step = self.clone();
         Arc::new(move |variable, gradient| {
             if let Some(index) = step.plan.by_id.get(&variable.id()) {
@@ -257,10 +248,6 @@ impl StepSums {
 }
 
 fn copy(gradient: &Tensor, numbers: &mut [f32]) -> Result<()> {
-    if let Ok(found) = kernels::values(gradient).slice() {
-        numbers.copy_from_slice(found);
-        return Ok(());
-    }
     let found = gradient.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
     numbers.copy_from_slice(&found);
     Ok(())

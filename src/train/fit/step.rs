@@ -11,10 +11,10 @@ use super::position::StepOutput;
 use super::ranks::{Ranks, Share};
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::finite;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
 use crate::train::optimizer::{Clip, UpdateRule, Variable, VariableStates};
-use crate::{finite, kernels};
 
 /// What a step needs beside the model and the batch.
 pub(super) struct TrainStep {
@@ -143,9 +143,8 @@ impl TrainStep {
                 return Ok((None, StepOutput::default()));
             };
             let loss = (loss * weight)?;
-            let recycled = &mut self.recycled;
-            let backward = || model.base().backward(&loss, recycled);
-            let gradients = kernels::listening(sums.listener(), backward)?;
+            let (base, recycled) = (model.base(), &mut self.recycled);
+            let gradients = base.backward_announced(&loss, recycled, sums.listener())?;
             Ok((Some(gradients), output))
         });
         let (gradients, output) = match computed {
