@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use headstart::report::Report;
 use headstart::run::{LearningRate, Metrics, Parts, Run, Settings, Start};
 use headstart::train::metrics::History;
-use headstart::{Checkpoints, Classifier, Device, Error, Trainer};
+use headstart::{Checkpoints, Classifier, Error, Trainer, best_device};
 use serde::{Deserialize, Serialize};
 
 use crate::explain::write_whole;
@@ -153,7 +153,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
     };
     say(&format!("{parts}\n"))?;
     let stop = stop_on_interrupt()?;
-    let device = Device::cuda_if_available(0)?;
+    let device = best_device();
     let classes = parts.train.class_names();
     let mut model = config.settings.build(classes, &device).map_err(usage)?;
     let (trainer, rate) = config.settings.trainer(&model, &parts.train)?;

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use super::options::Options;
 use super::position::StepOutput;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::finite;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
-use crate::train::optimizer::{Clip, UpdateRule, Variable, VariableStates};
+use crate::train::optimizer::{Clip, Planned, UpdateRule, Variable, VariableStates};
+use crate::{finite, transfer};
 
 /// What a step needs beside the model and the batch.
 pub(super) struct TrainStep {
@@ -68,47 +68,61 @@ impl TrainStep {
         let loss = self
             .loss
             .forward_with(&logits, &batch.labels, &self.loss_options)?;
-        let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        let probabilities = model.head().probabilities(&logits.detach())?;
         let diverged = |(tensor, value)| Error::Diverged {
             epoch,
             step,
             tensor,
             value,
         };
-        if !value.is_finite() {
-            return Err(diverged(origin(model, &logits, value)?));
-        }
-        if let Some(wrong) = self.update(model, &loss, learning_rate)? {
+        let check = |loss: f32| match loss.is_finite() {
+            true => Ok(()),
+            false => Err(diverged(origin(model, &logits, loss)?)),
+        };
+        let figures = [&loss, &probabilities];
+        let (planned, figures, doubts) = if loss.device().is_cpu() {
+            let figures = transfer::read(&figures)?;
+            check(figures[0][0])?;
+            let planned = self.plan(model, &loss, learning_rate)?;
+            let doubts = transfer::read(&planned.doubts())?;
+            (planned, figures, doubts)
+        } else {
+            // A device is waited for once a step, when it has been asked for all of it.
+            let planned = self.plan(model, &loss, learning_rate)?;
+            let mut figures = transfer::read(&[&figures, &*planned.doubts()].concat())?;
+            let doubts = figures.split_off(2);
+            check(figures[0][0])?;
+            (planned, figures, doubts)
+        };
+        if let Some(wrong) = self.states.commit(planned, &doubts)? {
             return Err(diverged(wrong));
         }
-        let probabilities = model.head().probabilities(&logits.detach())?;
-        let rows: Vec<Vec<f32>> = probabilities.to_vec2()?;
+        let rows = transfer::rows(&figures[1], probabilities.dim(1)?);
         let correct = |(row, label): &(&Vec<f32>, &u32)| predicted_class(row) == **label as usize;
         Ok(StepOutput {
-            loss: value,
+            loss: figures[0][0],
             correct: rows.iter().zip(&batch.labels).filter(correct).count(),
         })
     }
 
-    /// The one place where gradients become an update. A variable that would become NaN or infinite is returned with
-    /// the number; none has moved then.
-    fn update<B: Backbone>(
+    /// The one place where gradients become an update, which is still to be committed.
+    fn plan<B: Backbone>(
         &mut self,
         model: &Classifier<B>,
         loss: &Tensor,
         learning_rate: f64,
-    ) -> Result<Option<(String, f32)>> {
+    ) -> Result<Planned> {
         let mut gradients = model.base().backward(loss, &mut self.recycled)?;
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
-        let wrong = self
+        let planned = self
             .states
-            .step(&*self.rule, learning_rate, &gradients, true)?;
+            .plan(&*self.rule, learning_rate, &gradients, true)?;
         // A rule in candle's operations may have kept its gradient as state.
         let spent = self.states.fused().map(|var| gradients.remove(var));
         self.recycled = spent.flatten().collect();
-        Ok(wrong)
+        Ok(planned)
     }
 
     /// The optimizer's state, by variable.
