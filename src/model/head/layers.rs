@@ -90,7 +90,7 @@ impl HeadLayers {
         }))
     }
 
-    /// Features (N, C, h, w) → the vectors that the dense layers read, (N, D): pooled or flattened.
+    /// Features (N, C, h, w) of any float type → the vectors that the dense layers read, (N, D): pooled or flattened.
     ///
     /// # Errors
     /// [`Error::Shape`] for features of another shape.
@@ -106,6 +106,8 @@ impl HeadLayers {
                 });
             }
         }
+        // A base may work in half precision: its head does not.
+        let features = features.to_dtype(self.dense[0].weight.tensor().dtype())?;
         Ok(match self.config.pooling {
             Pooling::Flatten => features.flatten_from(1)?,
             Pooling::GlobalAverage => features.mean((2, 3))?,
