@@ -107,14 +107,16 @@ pub(crate) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
-/// candle's own makes 0 of NaN, and its slope at 0 is 1.
+/// candle's own makes 0 of NaN, and its slope at 0 is 1. A number to compare with would be sent to a device each time;
+/// zeros are made there.
 fn relu(x: &Tensor) -> Result<Tensor> {
-    x.detach().le(0.0)?.where_cond(&x.zeros_like()?, x)
+    let zeros = x.zeros_like()?;
+    x.detach().le(&zeros)?.where_cond(&zeros, x)
 }
 
 fn relu6(x: &Tensor) -> Result<Tensor> {
-    let six = (x.zeros_like()? + 6.0)?;
-    x.detach().ge(6.0)?.where_cond(&six, &relu(x)?)
+    let sixes = (x.zeros_like()? + 6.0)?;
+    x.detach().ge(&sixes)?.where_cond(&sixes, &relu(x)?)
 }
 
 /// The largest number of each window; padding counts as −∞.
@@ -133,9 +135,9 @@ fn max_without_graph(x: &Tensor, kernel: usize, stride: usize) -> Result<Tensor>
     windows(x.dim(3)?, kernel, stride)?;
     let largest = x.max_pool2d_with_stride(kernel, stride)?;
     let is_nan = x.ne(x)?.to_dtype(x.dtype())?;
-    let has_nan = is_nan.max_pool2d_with_stride(kernel, stride)?.gt(0.0)?;
-    let nan = (largest.zeros_like()? + f64::NAN)?;
-    has_nan.where_cond(&nan, &largest)
+    let zeros = largest.zeros_like()?;
+    let has_nan = is_nan.max_pool2d_with_stride(kernel, stride)?.gt(&zeros)?;
+    has_nan.where_cond(&(zeros + f64::NAN)?, &largest)
 }
 
 /// Of candle's own pool the gradient is wrong: a quarter of the true one where a window has one maximum (0.11: the

@@ -243,7 +243,7 @@ impl HeadLayers {
 /// max(x, 0), with a slope of 0 at 0 as PyTorch and Keras have it, and NaN of NaN and −∞. candle's has a slope of 1
 /// there, and makes 0 of NaN, which would then pass for an answer.
 fn relu(x: &Tensor) -> Result<Tensor> {
-    let is_above = x.detach().gt(0.0)?.to_dtype(x.dtype())?;
+    let is_above = x.detach().gt(&x.zeros_like()?)?.to_dtype(x.dtype())?;
     Ok((x * is_above)?)
 }
 

@@ -34,7 +34,9 @@ impl Clip {
     ) -> Result<()> {
         match self {
             Self::Value(bound) => replace(gradients, variables, |gradient| {
-                gradient.clamp(-bound, bound)
+                // As tensors of the device: a number would be sent there each time.
+                let bounds = (gradient.zeros_like()? + bound)?;
+                gradient.maximum(&bounds.neg()?)?.minimum(&bounds)
             }),
             Self::Norm(bound) => {
                 let mut devices = variables.clone().map(|var| var.device());
@@ -84,7 +86,8 @@ fn norm_on_device<'a>(
     let norm = Tensor::stack(&sums, 0)?.sum_all()?.sqrt()?;
     let scale = ((norm + EPSILON)?.recip()? * bound)?;
     // A norm that is NaN scales nothing.
-    let scale = scale.lt(1.0)?.where_cond(&scale, &scale.ones_like()?)?;
+    let one = scale.ones_like()?;
+    let scale = scale.lt(&one)?.where_cond(&scale, &one)?;
     replace(gradients, variables, |gradient| {
         gradient.broadcast_mul(&scale.to_dtype(gradient.dtype())?)
     })
