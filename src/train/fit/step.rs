@@ -10,7 +10,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
-use crate::train::optimizer::{Clip, Planned, UpdateRule, Variable, VariableStates};
+use crate::train::optimizer::{Clip, UpdateRule, Variable, VariableStates};
 use crate::{finite, transfer};
 
 /// What a step needs beside the model and the batch.
@@ -69,60 +69,47 @@ impl TrainStep {
             .loss
             .forward_with(&logits, &batch.labels, &self.loss_options)?;
         let probabilities = model.head().probabilities(&logits.detach())?;
+        let figures = transfer::read(&[&loss, &probabilities])?;
+        let value = figures[0][0];
         let diverged = |(tensor, value)| Error::Diverged {
             epoch,
             step,
             tensor,
             value,
         };
-        let check = |loss: f32| match loss.is_finite() {
-            true => Ok(()),
-            false => Err(diverged(origin(model, &logits, loss)?)),
-        };
-        let figures = [&loss, &probabilities];
-        let (planned, figures, doubts) = if loss.device().is_cpu() {
-            let figures = transfer::read(&figures)?;
-            check(figures[0][0])?;
-            let planned = self.plan(model, &loss, learning_rate)?;
-            let doubts = transfer::read(&planned.doubts())?;
-            (planned, figures, doubts)
-        } else {
-            // A device is waited for once a step, when it has been asked for all of it.
-            let planned = self.plan(model, &loss, learning_rate)?;
-            let mut figures = transfer::read(&[&figures, &*planned.doubts()].concat())?;
-            let doubts = figures.split_off(2);
-            check(figures[0][0])?;
-            (planned, figures, doubts)
-        };
-        if let Some(wrong) = self.states.commit(planned, &doubts)? {
+        if !value.is_finite() {
+            return Err(diverged(origin(model, &logits, value)?));
+        }
+        if let Some(wrong) = self.update(model, &loss, learning_rate)? {
             return Err(diverged(wrong));
         }
         let rows = transfer::rows(&figures[1], probabilities.dim(1)?);
         let correct = |(row, label): &(&Vec<f32>, &u32)| predicted_class(row) == **label as usize;
         Ok(StepOutput {
-            loss: figures[0][0],
+            loss: value,
             correct: rows.iter().zip(&batch.labels).filter(correct).count(),
         })
     }
 
-    /// The one place where gradients become an update, which is still to be committed.
-    fn plan<B: Backbone>(
+    /// The one place where gradients become an update. A variable that would become NaN or infinite is returned with
+    /// the number; none has moved then.
+    fn update<B: Backbone>(
         &mut self,
         model: &Classifier<B>,
         loss: &Tensor,
         learning_rate: f64,
-    ) -> Result<Planned> {
+    ) -> Result<Option<(String, f32)>> {
         let mut gradients = model.base().backward(loss, &mut self.recycled)?;
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
-        let planned = self
+        let wrong = self
             .states
-            .plan(&*self.rule, learning_rate, &gradients, true)?;
+            .step(&*self.rule, learning_rate, &gradients, true)?;
         // A rule in candle's operations may have kept its gradient as state.
         let spent = self.states.fused().map(|var| gradients.remove(var));
         self.recycled = spent.flatten().collect();
-        Ok(planned)
+        Ok(wrong)
     }
 
     /// The optimizer's state, by variable.
