@@ -68,10 +68,10 @@ const CASES: [(&str, [usize; 3], Option<&str>); 10] = [
     ("vgg11", [2, 64, 64], Some("block5")),
     ("vgg11", [3, 33, 63], Some("block1")),
     ("resnet18", [2, 64, 64], Some("layer4")),
-    ("resnet18", [2, 47, 64], Some("conv1")),
+    ("resnet18", [2, 47, 64], Some("stem")),
     ("repvgg_a0", [2, 64, 64], Some("stages.3")),
     ("tf_efficientnet_lite0", [2, 64, 64], Some("blocks.6")),
-    ("tf_efficientnet_lite0", [2, 63, 40], Some("conv_stem")),
+    ("tf_efficientnet_lite0", [2, 63, 40], Some("stem")),
     ("mobilenetv3_small_100", [2, 64, 64], None),
     ("mobilenetv3_small_100", [2, 64, 64], Some("blocks.4")),
 ];
@@ -217,8 +217,12 @@ fn a_run_resumes_from_a_checkpoint_of_either_device() {
             let ways = [(device, device), (device, cpu), (cpu, device)];
             // What a checkpoint holds is named alike for all optimizers.
             let ways = if index == 1 { &ways[..] } else { &ways[..1] };
-            for (from, to) in ways {
-                let name = format!("{index} from {:?} to {:?}", from.location(), to.location());
+            for (way, (from, to)) in ways.iter().enumerate() {
+                let name = format!(
+                    "{index}, {way}: {:?} to {:?}",
+                    from.location(),
+                    to.location()
+                );
                 let kept = folder.path().join(&name);
                 let every_step = Checkpoints::new(&kept).every_steps(1).keep(100);
                 let whole = trainer.clone().checkpoint(every_step.clone());
