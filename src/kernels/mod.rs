@@ -50,7 +50,9 @@ mod window;
 mod winograd;
 
 pub use activation::Activation;
-pub(crate) use candle::{Input, Operand, backward, run_with_graph, values, with_numbers};
+pub(crate) use candle::{
+    Input, Listener, Operand, backward, fill, listening, run_with_graph, values, with_numbers,
+};
 pub(crate) use isa::{Isa, SWITCH, vectorize};
 pub(crate) use network::{PackedWeights, run};
 pub(crate) use node::{Conv, Node, Operation, Value};

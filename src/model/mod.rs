@@ -8,7 +8,7 @@ mod classifier;
 mod familiarity;
 mod grad_cam;
 mod head;
-mod names;
+pub(crate) mod names;
 mod parameter;
 mod picture;
 mod predict;

@@ -69,7 +69,8 @@ impl Features {
         } else {
             1
         };
-        let pictures = loader.clone().unshuffled().batch_size(BATCH);
+        let pictures = loader.clone().own_pictures();
+        let pictures = pictures.unshuffled().batch_size(BATCH);
         // Frozen blocks in training make the same of a picture in every batch.
         let features = Self::new(model, pictures, Mode::Train, cache.storage(), views)?;
         Ok(Self {
@@ -156,17 +157,27 @@ impl Features {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for inputs.
-    pub(super) fn epoch(&self, loader: &Loader, epoch: u64) -> impl Iterator<Item = Result<Batch>> {
+    /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for inputs. Of
+    /// several ranks each has those of its own pictures.
+    pub(super) fn shares(
+        &self,
+        loader: &Loader,
+        epoch: u64,
+    ) -> impl Iterator<Item = Result<Option<Batch>>> {
         let view = self.views[self.view_of(epoch)].get();
+        let (rank, ranks) = loader.rank();
+        let own = move |indices: Vec<usize>| {
+            let own = indices.into_iter().filter(|index| index % ranks == rank);
+            own.map(|index| index / ranks).collect::<Vec<_>>()
+        };
         let batches = view.map(|view| (view, loader.indices(epoch))).into_iter();
-        batches.flat_map(|(view, batches)| {
+        batches.flat_map(move |(view, batches)| {
             let batches = batches.into_iter();
-            batches.filter_map(|indices| self.batch(view, &indices).transpose())
+            batches.map(move |indices| self.batch(view, &own(indices)))
         })
     }
 
-    /// The batch of the pictures at these indices; `None` when none of them can be used.
+    /// The batch of the pictures in these rows; `None` when none of them can be used.
     fn batch(&self, view: &View, indices: &[usize]) -> Result<Option<Batch>> {
         let usable: Vec<usize> = indices
             .iter()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -10,9 +10,12 @@ use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, checksum_without};
 use super::checkpoints::Checkpoints;
+use super::intention::{self, Intention};
 use super::options::Options;
 use super::phase::Phase;
 use super::position::{Mean, Next, Position};
+use super::ranks::Ranks;
+use super::run_folder::RunFolder;
 use super::settings::settings;
 use super::step::TrainStep;
 use super::{enough, pictures};
@@ -31,12 +34,14 @@ use crate::train::range::not_negative;
 /// A run going on.
 pub(super) struct Run<'a, B> {
     options: &'a Options,
+    ranks: Ranks,
     model: &'a mut Classifier<B>,
     train: &'a Dataset,
     validation: &'a Dataset,
     phases: Vec<Phase>,
+    /// Of rank 0 alone.
     callbacks: Callbacks,
-    /// Where checkpoints go; where the run is resumed from, unless it is said otherwise.
+    /// Where checkpoints go; where the run is resumed from, unless it is said otherwise. Of rank 0 alone.
     checkpoints: Option<Checkpoints>,
     settings: Value,
     /// What tells the pictures from others, where checkpoints are kept.
@@ -62,6 +67,13 @@ const PARTS: [&str; 2] = ["training", "validation"];
 /// Whether a run goes on, or stops early because a callback or the stop flag asked it to.
 type Flow = ControlFlow<()>;
 
+fn flow(leave: bool) -> Flow {
+    match leave {
+        true => Flow::Break(()),
+        false => Flow::Continue(()),
+    }
+}
+
 /// What the epochs of a phase are made of.
 struct PhaseRun<'a> {
     phase: &'a Phase,
@@ -79,18 +91,23 @@ impl<'a, B: Backbone> Run<'a, B> {
         validation: &'a Dataset,
     ) -> Self {
         let phases = options.plan();
-        let mut callbacks = options.callbacks.clone();
-        callbacks.push(ProgressBar::default());
+        let ranks = Ranks::new(options.communicator.clone());
+        let mut callbacks = Callbacks::default();
+        if ranks.is_first() {
+            callbacks = options.callbacks.clone();
+            callbacks.push(ProgressBar::default());
+        }
         Self {
             settings: settings(options, &phases, model, train, validation),
             position: Position::start(options.phase_learning_rate(&phases[0])),
+            checkpoints: options.checkpoints().filter(|_| ranks.is_first()),
             options,
+            ranks,
             model,
             train,
             validation,
             phases,
             callbacks,
-            checkpoints: options.checkpoints(),
             pictures: None,
             optimizer: Vec::new(),
             trained: BTreeSet::new(),
@@ -103,21 +120,27 @@ impl<'a, B: Backbone> Run<'a, B> {
 
     /// Trains to the end, or until asked to stop. An error does not lose what the run has earned.
     pub(super) fn run(mut self) -> Result<History> {
-        let taken = match &self.checkpoints {
-            Some(checkpoints) => {
-                let resume = self.options.resume.as_deref();
-                let resumed = resume.is_some_and(|folder| same_folder(folder, &checkpoints.folder));
-                Some(checkpoints.prepare(resumed)?)
-            }
-            None => None,
-        };
-        self.begin()?;
-        let outcome = match self.go_on() {
-            Ok(()) => self.finish(),
-            Err(cause) => Err(self.interrupted(cause)),
-        };
+        // The folder is this run's until the end.
+        let begun = self.take_folder().and_then(|taken| {
+            self.begin()?;
+            Ok(taken)
+        });
+        let taken = begun.inspect_err(|error| self.ranks.leave(error))?;
+        let outcome = self.go_on().and_then(|()| self.finish());
         drop(taken);
-        outcome
+        outcome.map_err(|cause| {
+            self.ranks.leave(&cause);
+            self.interrupted(cause)
+        })
+    }
+
+    fn take_folder(&self) -> Result<Option<RunFolder>> {
+        let Some(checkpoints) = &self.checkpoints else {
+            return Ok(None);
+        };
+        let resume = self.options.resume.as_deref();
+        let resumed = resume.is_some_and(|folder| same_folder(folder, &checkpoints.folder));
+        checkpoints.prepare(resumed).map(Some)
     }
 
     fn go_on(&mut self) -> Result<()> {
@@ -163,6 +186,8 @@ impl<'a, B: Backbone> Run<'a, B> {
 
     /// Resumes from the newest checkpoint, and notifies the callbacks.
     fn begin(&mut self) -> Result<()> {
+        // Rank 0 has the folder ready.
+        self.ranks.gather(Ok(()))?;
         if self.checkpoints.is_some() {
             self.pictures = Some([self.train, self.validation].map(pictures::list));
         }
@@ -179,12 +204,41 @@ impl<'a, B: Backbone> Run<'a, B> {
             self.told[index] = dataset.skipped().len();
             warnings.extend(dataset.skipped_summary(what));
         }
-        warnings.iter().for_each(|warning| progress::warn(warning));
+        self.agree()?;
+        self.warn(&warnings);
         let mut begin = TrainBegin::new(self.epochs(), &self.position.history);
         begin.warnings = &warnings;
         self.callbacks
             .each(|callback| callback.on_train_begin(&begin))?;
-        states.map_or(Ok(()), |states| self.callbacks.restore(states))
+        match states {
+            Some(states) if self.ranks.is_first() => self.callbacks.restore(states),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes sure that all ranks are about to do the same.
+    fn agree(&self) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        let (ranks, pictures) = (self.ranks.size(), self.train.len());
+        if ranks > pictures {
+            let allowed = format!("at most {pictures}, as there are training pictures");
+            return Err(Error::option(
+                "communicator",
+                format!("of {ranks} ranks"),
+                allowed,
+            ));
+        }
+        let datasets = (self.train, self.validation);
+        let own = Intention::new(&self.settings, &self.position, self.model, datasets);
+        intention::compare(&self.ranks.gather(Ok(own))?)
+    }
+
+    fn warn(&self, warnings: &[String]) {
+        if self.ranks.is_first() {
+            warnings.iter().for_each(|warning| progress::warn(warning));
+        }
     }
 
     /// The training pictures or those of validation.
@@ -196,23 +250,43 @@ impl<'a, B: Backbone> Run<'a, B> {
     fn tell_skipped(&mut self) -> Result<()> {
         for (index, what) in PARTS.into_iter().enumerate() {
             let dataset = self.part(index);
+            self.hear_of_skipped(dataset, self.told[index])?;
             let skipped = dataset.skipped().len();
             if skipped > self.told[index] {
                 self.told[index] = skipped;
-                dataset
-                    .skipped_summary(what)
-                    .iter()
-                    .for_each(|warning| progress::warn(warning));
+                self.warn(dataset.skipped_summary(what).as_slice());
             }
             dataset.check_usable()?;
         }
         Ok(())
     }
 
+    /// Notes what other ranks skipped of a dataset, if this or another one skipped more than `known`.
+    fn hear_of_skipped(&self, dataset: &Dataset, known: usize) -> Result<()> {
+        if self.ranks.is_alone() {
+            return Ok(());
+        }
+        let mut skipped = dataset.skipped();
+        if skipped.len() <= known {
+            skipped.clear();
+        }
+        let skipped = skipped
+            .into_iter()
+            .map(|problem| (problem.path, problem.reason));
+        let all: Vec<Vec<(PathBuf, String)>> = self.ranks.gather(Ok(skipped.collect()))?;
+        for (path, reason) in all.into_iter().flatten() {
+            let source = reason.into();
+            dataset.handle(&path.clone(), Error::Picture { path, source })?;
+        }
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<History> {
         let history = std::mem::take(&mut self.position.history);
-        self.callbacks
-            .each(|callback| callback.on_train_end(&history))?;
+        let outcome = self
+            .callbacks
+            .each(|callback| callback.on_train_end(&history));
+        self.ranks.gather(outcome)?;
         Ok(history)
     }
 
@@ -225,7 +299,9 @@ impl<'a, B: Backbone> Run<'a, B> {
     /// callbacks' state, for after `on_train_begin`.
     fn resume_from(&mut self, checkpoint: Checkpoint, folder: &Path) -> Result<Vec<CallbackState>> {
         let pictures = self.pictures.clone().unwrap_or_default();
-        checkpoint.check_settings(folder, &self.settings, &pictures)?;
+        if self.ranks.is_first() {
+            checkpoint.check_settings(folder, &self.settings, &pictures)?;
+        }
         let unfit = |reason: String| Error::Checkpoint {
             path: folder.to_owned(),
             source: reason.into(),
@@ -295,16 +371,22 @@ impl<'a, B: Backbone> Run<'a, B> {
         if self.position.at_phase_start() {
             self.callbacks.each(|callback| callback.on_phase_begin())?;
         }
+        self.ranks.follow(&step.variables)?;
         self.in_phase = true;
         let mut running = PhaseRun {
             phase,
             step,
-            train: self
-                .options
-                .training_batches(self.model, self.train, phase.epochs)?,
-            validation: self
-                .options
-                .validation_batches(self.model, self.validation)?,
+            train: self.options.training_batches(
+                self.model,
+                self.train,
+                phase.epochs,
+                &self.ranks,
+            )?,
+            validation: self.options.validation_batches(
+                self.model,
+                self.validation,
+                &self.ranks,
+            )?,
         };
         while self.position.next == Next::Epoch {
             if self.epoch(&mut running)?.is_break() {
@@ -319,8 +401,13 @@ impl<'a, B: Backbone> Run<'a, B> {
         }
         let step = running.step;
         self.in_phase = false;
-        self.callbacks
-            .each(|callback| callback.on_phase_end(&step.variables))?;
+        let variables = &step.variables;
+        let ended = self
+            .callbacks
+            .each(|callback| callback.on_phase_end(variables));
+        self.ranks.gather(ended)?;
+        // A callback may have given the best weights back.
+        self.ranks.follow(variables)?;
         self.optimizer = step.state()?;
         Ok(Flow::Continue(()))
     }
@@ -369,12 +456,15 @@ impl<'a, B: Backbone> Run<'a, B> {
     /// those that cannot be used before there is a step.
     fn prepare(&mut self, running: &PhaseRun<'_>) -> Result<Flow> {
         let epoch = self.position.epoch();
-        let stop = || self.options.stop_requested();
+        let (first, options) = (self.ranks.is_first(), self.options);
+        let stop = || first && options.stop_requested();
         let look = !self.looked;
         for (source, epoch) in [(&running.train, epoch), (&running.validation, 0)] {
-            if source.prepare(self.model, epoch, &stop)?.is_break()
-                || look && source.look(&stop)?.is_break()
-            {
+            let mut prepared = source.prepare(self.model, epoch, &stop);
+            if look && matches!(prepared, Ok(Flow::Continue(()))) {
+                prepared = source.look(&stop);
+            }
+            if self.decide(prepared)?.is_break() {
                 return Ok(Flow::Break(()));
             }
         }
@@ -383,29 +473,44 @@ impl<'a, B: Backbone> Run<'a, B> {
         Ok(Flow::Continue(()))
     }
 
+    /// Whether the run goes on, as rank 0 has it.
+    fn decide(&self, own: Result<Flow>) -> Result<Flow> {
+        let leave = self.ranks.decide(own.map(|flow| flow.is_break()))?;
+        Ok(flow(leave))
+    }
+
     fn train_epoch(&mut self, running: &mut PhaseRun<'_>) -> Result<Flow> {
         let epoch = self.position.epoch();
-        if self.options.stop_requested() {
+        if self.decide(Ok(flow(self.stop_requested())))?.is_break() {
             return Ok(Flow::Break(()));
         }
         let begun = Instant::now();
         let steps = running.train.batches();
-        let batches = running.train.epoch(&*self.model, epoch).enumerate();
-        for (index, batch) in batches.skip(self.position.step) {
-            let batch = batch?;
+        let (mut step, done) = (0, self.position.step);
+        for batch in running.train.shares(&*self.model, epoch) {
+            let share = self.ranks.share(batch)?;
+            // A batch without a picture that can be used is no step.
+            step += usize::from(share.pictures > 0);
+            if share.pictures == 0 || step <= done {
+                continue;
+            }
             let made = self.position.phase_steps;
             let learning_rate = self.learning_rate(running.phase, steps, made);
-            let place = (epoch, index + 1);
-            let output = running.step.run(self.model, &batch, place, learning_rate)?;
+            let (ranks, place) = (&self.ranks, (epoch, step));
+            let run = running
+                .step
+                .run(ranks, self.model, &share, place, learning_rate);
+            let output = run?;
             let position = &mut self.position;
-            position.mean.add(&output, batch.labels.len());
-            position.step = index + 1;
+            position.mean.add(&output, share.pictures);
+            position.step = step;
             position.phase_steps += 1;
-            if self.notify_step(epoch, steps, learning_rate)?.is_break() {
+            let notified = self.notify_step(epoch, steps, learning_rate);
+            if self.decide(notified)?.is_break() {
                 return Ok(Flow::Break(()));
             }
             let checkpoints = self.checkpoints.as_ref();
-            if checkpoints.is_some_and(|checkpoints| checkpoints.due_after_step(index + 1)) {
+            if checkpoints.is_some_and(|checkpoints| checkpoints.due_after_step(step)) {
                 let before = self.position.seconds;
                 self.position.seconds += begun.elapsed().as_secs_f64();
                 self.save(&running.step.state()?)?;
@@ -429,11 +534,13 @@ impl<'a, B: Backbone> Run<'a, B> {
             leave |= callback.on_step_end(&end)?.is_break();
             Ok(())
         })?;
-        leave |= self.options.stop_requested();
-        Ok(match leave {
-            true => Flow::Break(()),
-            false => Flow::Continue(()),
-        })
+        leave |= self.stop_requested();
+        Ok(flow(leave))
+    }
+
+    /// Whether the stop flag says so, which counts on rank 0.
+    fn stop_requested(&self) -> bool {
+        self.ranks.is_first() && self.options.stop_requested()
     }
 
     /// The score on the validation pictures; none when asked to stop.
@@ -443,15 +550,26 @@ impl<'a, B: Backbone> Run<'a, B> {
             class_weights: Vec::new(),
             ..self.options.loss.clone()
         };
+        let own = self.validate_own(batches, &loss);
+        let mut all = self.ranks.gather(own)?.into_iter();
+        let Some(Some(mut first)) = all.next() else {
+            return Ok(None);
+        };
+        all.flatten().for_each(|other| first.add_all(other));
+        Ok(Some(first.evaluation(self.model)))
+    }
+
+    /// The figures of this rank's validation pictures; none when asked to stop.
+    fn validate_own(&self, batches: &BatchSource, loss: &LossOptions) -> Result<Option<Evaluator>> {
         let mut evaluator = Evaluator::new(self.model);
         for batch in batches.epoch(self.model, 0) {
-            if self.options.stop_requested() {
+            if self.stop_requested() {
                 return Ok(None);
             }
-            let added = evaluator.add(self.model, &batch?, &loss);
+            let added = evaluator.add(self.model, &batch?, loss);
             added.map_err(|error| self.diverged(error))?;
         }
-        Ok(Some(evaluator.evaluation(self.model)))
+        Ok(Some(evaluator))
     }
 
     /// An error of the epoch's last step, where a number is none that may be.
@@ -492,7 +610,7 @@ impl<'a, B: Backbone> Run<'a, B> {
         end.learning_rate = learning_rate;
         end.variables = &running.step.variables;
         let next = &mut position.next;
-        self.callbacks.each(|callback| {
+        let called = self.callbacks.each(|callback| {
             match callback.on_epoch_end(&mut end)? {
                 ControlFlow::Continue(()) => {}
                 ControlFlow::Break(Stop::Run) => *next = Next::RunEnd,
@@ -501,12 +619,14 @@ impl<'a, B: Backbone> Run<'a, B> {
                 ControlFlow::Break(Stop::Phase) => *next = Next::PhaseEnd,
             }
             Ok(())
-        })?;
-        if !not_negative(position.learning_rate) {
-            let found = position.learning_rate;
-            return Err(Error::option("phase_learning_rate", found, "0 or more"));
-        }
+        });
+        let own = called.and_then(|()| match position.learning_rate {
+            rate if not_negative(rate) => Ok((position.next, rate)),
+            found => Err(Error::option("phase_learning_rate", found, "0 or more")),
+        });
+        (position.next, position.learning_rate) = self.ranks.decide(own)?;
         // A callback may have set a variable.
+        self.ranks.follow(&running.step.variables)?;
         let variables = running.step.variables.iter();
         let variables = variables.map(|(name, var)| (name.clone(), var.as_detached_tensor()));
         match finite::first_tensor(variables)? {

@@ -57,6 +57,7 @@ impl<B: Backbone> Classifier<B> {
 }
 
 /// Figures of the pictures seen so far.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(in crate::train) struct Evaluator {
     matrix: ConfusionMatrix,
     /// The sum over the pictures.
@@ -94,6 +95,12 @@ impl Evaluator {
             self.matrix.add(*label, row)?;
         }
         Ok(probabilities)
+    }
+
+    /// Takes in what another one has seen.
+    pub(in crate::train) fn add_all(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.matrix.add_all(other.matrix);
     }
 
     pub(in crate::train) fn evaluation<B: Backbone>(self, model: &Classifier<B>) -> Evaluation {

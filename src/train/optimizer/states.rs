@@ -67,22 +67,21 @@ impl VariableStates {
 
     /// Updates every variable that has a gradient, or none: then it returns the first whose new weights, or whose
     /// state, have a number that is NaN or infinite, and that number.
-    ///
-    /// Gradients that are `spent` may be written over, where they share their memory with nothing else.
-    pub(in crate::train) fn step(
+    pub(super) fn step(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradients: &GradStore,
-        spent: bool,
     ) -> CandleResult<Option<(String, f32)>> {
-        let planned = self.plan(rule, learning_rate, gradients, spent)?;
+        let planned = self.plan(rule, learning_rate, gradients, false)?;
         let doubts = transfer::read(&planned.doubts())?;
         self.commit(planned, &doubts)
     }
 
     /// Works out what every variable that has a gradient becomes, for [`commit`](Self::commit).
-    fn plan(
+    ///
+    /// Gradients that are `spent` may be written over, where they share their memory with nothing else.
+    pub(in crate::train) fn plan(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
@@ -113,7 +112,7 @@ impl VariableStates {
 
     /// Makes the variables what was planned, by what was read of the plan's [doubts](Planned::doubts); or, where the
     /// weights or the state of one would be NaN or infinite, none of them, and returns the first with the number.
-    fn commit(
+    pub(in crate::train) fn commit(
         &mut self,
         planned: Planned,
         doubts: &[Vec<f32>],
@@ -213,12 +212,12 @@ impl VariableStates {
 }
 
 /// What a step made of the variables, in their order, which are still as they were.
-struct Planned(Vec<Moved>);
+pub(in crate::train) struct Planned(Vec<Moved>);
 
 impl Planned {
     /// Of each variable that candle's operations moved, a number on its device: 0, or NaN where a number that it would
     /// have is NaN or infinite.
-    fn doubts(&self) -> Vec<&Tensor> {
+    pub(in crate::train) fn doubts(&self) -> Vec<&Tensor> {
         let moved = self.0.iter();
         let doubts = moved.filter_map(|moved| match moved {
             Moved::Tensor { doubt, .. } => Some(doubt),
