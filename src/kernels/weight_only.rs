@@ -1,7 +1,7 @@
 //! A convolution whose gradient reaches its weight alone: that of the first trainable layer.
 //!
-//! candle's own computes the gradient of the maps too, which nobody needs there, and which is the most expensive part of
-//! a step with one trainable block (0.11: on a device by a plain loop).
+//! candle's own computes the gradient of the maps too, which nobody needs there, and on a device by a plain loop over all
+//! windows (0.11).
 
 use std::sync::Mutex;
 

@@ -280,3 +280,49 @@ fn origin<B: Backbone>(model: &Classifier<B>, logits: &Tensor, loss: f32) -> Res
         None => ("the loss".to_owned(), loss),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::model::{Block, ConvBase, Head, Vgg, Weights};
+    use crate::train::optimizer::AdamW;
+
+    /// The same step, read at once instead of in two parts: tried on the CPU.
+    #[test]
+    fn a_step_on_a_device_is_one_on_the_cpu() {
+        let vgg = Vgg::Vgg11.width(1.0 / 16.0).unwrap();
+        let base = ConvBase::new(vgg, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
+        let base = base.frozen().unfreeze_from(Block::Conv5).unwrap();
+        let model = Classifier::new(base, Head::softmax(3).dropout(0.3), &["a", "b", "c"]).unwrap();
+        let mut options = Options::new(AdamW::new(1e-2).into());
+        options.clip = Some(Clip::Norm(1.0));
+        let batch = Batch {
+            inputs: Tensor::randn(0f32, 1.0, (5, 3, 64, 64), &Device::Cpu).unwrap(),
+            first_block: 0,
+            labels: vec![0, 2, 1, 0, 1],
+            ids: (0..5).collect(),
+        };
+        let share = Share {
+            batch: Some(batch.clone()),
+            pictures: 5,
+        };
+        let (here, there) = (model.clone(), model);
+        let mut on_cpu = TrainStep::new(&here, &options);
+        let mut on_device = TrainStep::new(&there, &options);
+        for number in 1..=3 {
+            let expected = on_cpu.run(&Ranks::alone(), &here, &share, (1, number), 1e-2);
+            let expected = expected.unwrap();
+            let diverged = |(tensor, _): (String, f32)| panic!("{tensor} diverged");
+            let found = on_device.run_on_device(&there, &batch, 1, 1e-2, diverged);
+            let found = found.unwrap();
+            assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
+            assert_eq!(found.correct, expected.correct);
+        }
+        for ((name, found), (_, expected)) in there.tensors().iter().zip(&here.tensors()) {
+            let numbers = |tensor: &Tensor| transfer::read(&[tensor]).unwrap();
+            assert_eq!(numbers(found), numbers(expected), "{name}");
+        }
+    }
+}
