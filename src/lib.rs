@@ -59,6 +59,7 @@
 mod atomic_file;
 mod bounds;
 pub mod data;
+mod device;
 pub mod error;
 pub mod export;
 mod files;
@@ -76,10 +77,13 @@ pub mod run;
 pub mod study;
 mod tensor_file;
 pub mod train;
+mod transfer;
 mod words;
 
 /// Where tensors live, and what they are: candle's.
 pub use candle_core::{Device, Tensor};
+
+pub use device::best_device;
 
 pub use data::{Augmenter, Dataset, DirectoryDataset, Preprocess, Resize};
 pub use error::{Error, Result};

@@ -12,7 +12,7 @@ use clap::Parser;
 use headstart::run::{HeadKind, LearningRate, Metrics, Parts, Recipe, Run, Settings, Start};
 use headstart::train::communicator::{self, Communicator};
 use headstart::train::metrics::History;
-use headstart::{Classifier, Dataset, Device, Error};
+use headstart::{Classifier, Dataset, Error, best_device};
 
 /// Trains a picture classifier on class folders, on top of a pretrained base.
 ///
@@ -119,7 +119,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     say(parts.to_string());
-    let device = Device::cuda_if_available(0)?;
+    let device = best_device();
     let mut model = settings.build(parts.train.class_names(), &device)?;
     let (trainer, rate) = settings.trainer(&model, &parts.train)?;
     let explained = settings.explain(&model, rate);

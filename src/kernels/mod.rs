@@ -44,6 +44,7 @@ mod simd;
 mod squeeze;
 mod steps;
 mod strip;
+mod weight_only;
 mod weights;
 mod window;
 mod winograd;

@@ -8,7 +8,7 @@ use headstart::report::Report;
 use headstart::run::{LearningRate, Metrics, Parts, Run, Settings, Start};
 use headstart::train::communicator::{self, Communicator};
 use headstart::train::metrics::History;
-use headstart::{Checkpoints, Classifier, Device, Trainer};
+use headstart::{Checkpoints, Classifier, Trainer, best_device};
 use serde::{Deserialize, Serialize};
 
 use crate::explain::write_whole;
@@ -162,7 +162,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
     };
     say(&format!("{parts}\n"))?;
     let stop = stop_on_interrupt()?;
-    let device = Device::cuda_if_available(0)?;
+    let device = best_device();
     let classes = parts.train.class_names();
     let mut model = config.settings.build(classes, &device).map_err(usage)?;
     let (trainer, rate) = config.settings.trainer(&model, &parts.train)?;

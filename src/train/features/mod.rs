@@ -4,6 +4,7 @@ mod cache;
 mod file;
 mod key;
 mod memory;
+mod rows;
 
 pub use cache::FeatureCache;
 pub(super) use cache::Storage;
@@ -16,6 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use indicatif::ProgressBar;
 
 use self::file::FeatureFile;
+use self::rows::Rows;
 use crate::data::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier, Mode};
@@ -52,13 +54,6 @@ struct View {
     /// Whether the picture at each index of the dataset could be used.
     usable: Vec<bool>,
     rows: Rows,
-}
-
-/// One row of C·h·w numbers for each index of the dataset, zeros for a picture that cannot be used.
-#[derive(Debug)]
-enum Rows {
-    Memory(Vec<f32>),
-    File(FeatureFile),
 }
 
 impl Features {
@@ -192,18 +187,9 @@ impl Features {
         if usable.is_empty() {
             return Ok(None);
         }
-        let row = self.row();
-        let mut numbers = vec![0.0; usable.len() * row];
-        for (index, numbers) in usable.iter().zip(numbers.chunks_exact_mut(row)) {
-            match &view.rows {
-                Rows::Memory(rows) => numbers.copy_from_slice(&rows[index * row..][..row]),
-                Rows::File(file) => file.read(*index, numbers)?,
-            }
-        }
-        let [c, h, w] = self.shape;
         let items = self.pictures.dataset().items();
         Ok(Some(Batch {
-            inputs: Tensor::from_vec(numbers, (usable.len(), c, h, w), &self.device)?,
+            inputs: view.rows.batch(&usable, self.shape, &self.device)?,
             first_block: self.blocks,
             labels: usable.iter().map(|p| items[*p].label as u32).collect(),
             ids: usable.iter().map(|p| items[*p].id).collect(),
@@ -224,7 +210,7 @@ impl Features {
         })?;
         Ok(usable.map(|usable| View {
             usable,
-            rows: Rows::Memory(rows),
+            rows: Rows::kept(rows, self.row(), self.asked, &self.device),
         }))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use super::gradient_sums::GradientSums;
 use super::options::Options;
@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::finite;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
-use crate::train::optimizer::{Clip, UpdateRule, Variable, VariableStates};
+use crate::train::optimizer::{Clip, Planned, UpdateRule, Variable, VariableStates};
+use crate::transfer;
 
 /// What a step needs beside the model and the batch.
 pub(super) struct TrainStep {
@@ -36,6 +37,13 @@ pub(super) struct TrainStep {
 struct Forward {
     loss: Tensor,
     output: StepOutput,
+}
+
+/// The same before it was read.
+struct Pass {
+    loss: Tensor,
+    logits: Tensor,
+    probabilities: Tensor,
 }
 
 impl TrainStep {
@@ -80,6 +88,9 @@ impl TrainStep {
         };
         let forward = |own: &Self, batch: &Batch| own.forward(model, batch, epoch, &diverged);
         let (gradients, output) = match &share.batch {
+            Some(batch) if ranks.is_alone() && !model.base().device().is_cpu() => {
+                return self.run_on_device(model, batch, epoch, learning_rate, &diverged);
+            }
             Some(batch) if ranks.is_alone() => {
                 let Forward { loss, output } = forward(self, batch)?;
                 (model.base().backward(&loss, &mut self.recycled)?, output)
@@ -95,6 +106,29 @@ impl TrainStep {
         }
     }
 
+    /// The step of one rank on a device, which is waited for once, when it has been asked for all of it.
+    fn run_on_device<B: Backbone>(
+        &mut self,
+        model: &Classifier<B>,
+        batch: &Batch,
+        epoch: usize,
+        learning_rate: f64,
+        diverged: impl Fn((String, f32)) -> Error,
+    ) -> Result<StepOutput> {
+        let pass = self.pass(model, batch, epoch)?;
+        let gradients = model.base().backward(&pass.loss, &mut self.recycled)?;
+        let planned = self.plan(gradients, learning_rate)?;
+        let mut asked = vec![&pass.loss, &pass.probabilities];
+        asked.extend(planned.doubts());
+        let mut figures = transfer::read(&asked)?;
+        let doubts = figures.split_off(2);
+        let output = output(model, batch, &pass, &figures, &diverged)?;
+        match self.states.commit(planned, &doubts)? {
+            Some(wrong) => Err(diverged(wrong)),
+            None => Ok(output),
+        }
+    }
+
     /// A batch's loss and figures.
     fn forward<B: Backbone>(
         &self,
@@ -103,6 +137,20 @@ impl TrainStep {
         epoch: usize,
         diverged: impl Fn((String, f32)) -> Error,
     ) -> Result<Forward> {
+        let pass = self.pass(model, batch, epoch)?;
+        let figures = transfer::read(&[&pass.loss, &pass.probabilities])?;
+        let output = output(model, batch, &pass, &figures, diverged)?;
+        let loss = pass.loss;
+        Ok(Forward { loss, output })
+    }
+
+    /// A batch's forward pass.
+    fn pass<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        batch: &Batch,
+        epoch: usize,
+    ) -> Result<Pass> {
         let dropout = Dropout {
             seed: self.seed,
             epoch: epoch as u64,
@@ -112,18 +160,12 @@ impl TrainStep {
         let loss = self
             .loss
             .forward_with(&logits, &batch.labels, &self.loss_options)?;
-        let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-        if !value.is_finite() {
-            return Err(diverged(origin(model, &logits, value)?));
-        }
         let probabilities = model.head().probabilities(&logits.detach())?;
-        let rows: Vec<Vec<f32>> = probabilities.to_vec2()?;
-        let correct = |(row, label): &(&Vec<f32>, &u32)| predicted_class(row) == **label as usize;
-        let output = StepOutput {
-            loss: f64::from(value),
-            correct: rows.iter().zip(&batch.labels).filter(correct).count(),
-        };
-        Ok(Forward { loss, output })
+        Ok(Pass {
+            loss,
+            logits,
+            probabilities,
+        })
     }
 
     /// The gradients and figures of the whole batch, from all ranks. Each share counts by its pictures.
@@ -167,23 +209,30 @@ impl TrainStep {
         Ok((gradients, output))
     }
 
-    /// The one place where gradients become an update. A variable that would become NaN or infinite is returned with
-    /// the number; none has moved then.
+    /// Makes gradients an update. A variable that would become NaN or infinite is returned with the number; none has
+    /// moved then.
     fn update(
         &mut self,
-        mut gradients: GradStore,
+        gradients: GradStore,
         learning_rate: f64,
     ) -> Result<Option<(String, f32)>> {
+        let planned = self.plan(gradients, learning_rate)?;
+        let doubts = transfer::read(&planned.doubts())?;
+        Ok(self.states.commit(planned, &doubts)?)
+    }
+
+    /// The one place where gradients become an update, which is still to be committed.
+    fn plan(&mut self, mut gradients: GradStore, learning_rate: f64) -> Result<Planned> {
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
-        let wrong = self
+        let planned = self
             .states
-            .step(&*self.rule, learning_rate, &gradients, true)?;
+            .plan(&*self.rule, learning_rate, &gradients, true)?;
         // A rule in candle's operations may have kept its gradient as state.
         let spent = self.states.fused().map(|var| gradients.remove(var));
         self.recycled = spent.flatten().collect();
-        Ok(wrong)
+        Ok(planned)
     }
 
     /// The optimizer's state, by variable.
@@ -201,6 +250,26 @@ impl TrainStep {
     }
 }
 
+/// What a step reports, from the numbers of its loss and probabilities.
+fn output<B: Backbone>(
+    model: &Classifier<B>,
+    batch: &Batch,
+    pass: &Pass,
+    figures: &[Vec<f32>],
+    diverged: impl Fn((String, f32)) -> Error,
+) -> Result<StepOutput> {
+    let loss = figures[0][0];
+    if !loss.is_finite() {
+        return Err(diverged(origin(model, &pass.logits, loss)?));
+    }
+    let rows = transfer::rows(&figures[1], pass.probabilities.dim(1)?);
+    let correct = |(row, label): &(&Vec<f32>, &u32)| predicted_class(row) == **label as usize;
+    Ok(StepOutput {
+        loss: f64::from(loss),
+        correct: rows.iter().zip(&batch.labels).filter(correct).count(),
+    })
+}
+
 /// Where a loss that is NaN or infinite comes from: the first weight that is, or else the logits, or the loss itself.
 fn origin<B: Backbone>(model: &Classifier<B>, logits: &Tensor, loss: f32) -> Result<(String, f32)> {
     if let Some(weight) = finite::first_tensor(model.tensors())? {
@@ -210,4 +279,50 @@ fn origin<B: Backbone>(model: &Classifier<B>, logits: &Tensor, loss: f32) -> Res
         Some(value) => ("the logits".to_owned(), value),
         None => ("the loss".to_owned(), loss),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::model::{Block, ConvBase, Head, Vgg, Weights};
+    use crate::train::optimizer::AdamW;
+
+    /// The same step, read at once instead of in two parts: tried on the CPU.
+    #[test]
+    fn a_step_on_a_device_is_one_on_the_cpu() {
+        let vgg = Vgg::Vgg11.width(1.0 / 16.0).unwrap();
+        let base = ConvBase::new(vgg, Weights::Random { seed: 1 }, &Device::Cpu).unwrap();
+        let base = base.frozen().unfreeze_from(Block::Conv5).unwrap();
+        let model = Classifier::new(base, Head::softmax(3).dropout(0.3), &["a", "b", "c"]).unwrap();
+        let mut options = Options::new(AdamW::new(1e-2).into());
+        options.clip = Some(Clip::Norm(1.0));
+        let batch = Batch {
+            inputs: Tensor::randn(0f32, 1.0, (5, 3, 64, 64), &Device::Cpu).unwrap(),
+            first_block: 0,
+            labels: vec![0, 2, 1, 0, 1],
+            ids: (0..5).collect(),
+        };
+        let share = Share {
+            batch: Some(batch.clone()),
+            pictures: 5,
+        };
+        let (here, there) = (model.clone(), model);
+        let mut on_cpu = TrainStep::new(&here, &options);
+        let mut on_device = TrainStep::new(&there, &options);
+        for number in 1..=3 {
+            let expected = on_cpu.run(&Ranks::alone(), &here, &share, (1, number), 1e-2);
+            let expected = expected.unwrap();
+            let diverged = |(tensor, _): (String, f32)| panic!("{tensor} diverged");
+            let found = on_device.run_on_device(&there, &batch, 1, 1e-2, diverged);
+            let found = found.unwrap();
+            assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
+            assert_eq!(found.correct, expected.correct);
+        }
+        for ((name, found), (_, expected)) in there.tensors().iter().zip(&here.tensors()) {
+            let numbers = |tensor: &Tensor| transfer::read(&[tensor]).unwrap();
+            assert_eq!(numbers(found), numbers(expected), "{name}");
+        }
+    }
 }

@@ -26,4 +26,4 @@ pub use rmsprop::{EpsilonPlacement, RmsProp, RmsPropRule};
 pub use rule::{Step, UpdateRule};
 pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdRule};
-pub(in crate::train) use states::{Variable, VariableStates};
+pub(in crate::train) use states::{Planned, Variable, VariableStates};
