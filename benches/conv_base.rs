@@ -1,10 +1,10 @@
 //! The conv base's forward pass, frozen: VGG19 at the notebook's batch, and every family at one and at eight full-size
 //! pictures.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use headstart::model::Arch;
-use headstart::{ConvBase, Weights};
+use headstart::{ConvBase, Weights, best_device};
 
 /// Base, pictures, side in pixels.
 const FORWARDS: [(&str, usize, usize); 15] = [
@@ -26,7 +26,7 @@ const FORWARDS: [(&str, usize, usize); 15] = [
 ];
 
 fn forward(criterion: &mut Criterion) {
-    let device = Device::cuda_if_available(0).unwrap();
+    let device = best_device();
     let mut group = criterion.benchmark_group("conv_base");
     group.sample_size(10);
     for (name, pictures, side) in FORWARDS {

@@ -1,12 +1,12 @@
 //! One training step of 20 pictures, forward, backward and RMSprop, with all blocks frozen, with the last one
 //! trainable, and with every block trainable: the notebook's model, VGG19 at 64×64, and every family at 128×128.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::Optimizer;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use headstart::model::{Arch, Backbone, Mode, Pooling};
 use headstart::train::metrics::Loss;
-use headstart::{ConvBase, Head, RmsProp, Weights};
+use headstart::{ConvBase, Head, RmsProp, Weights, best_device};
 
 /// Base, side in pixels, and the first block that is trained where the last stage is: the whole of it, not a lone 1×1
 /// convolution at its end.
@@ -42,7 +42,7 @@ fn steps(criterion: &mut Criterion) {
 
 /// A step of a base whose blocks from `first` on are trainable.
 fn step(arch: &Arch, side: usize, first: Option<&str>) -> impl FnMut() + use<> {
-    let device = Device::cuda_if_available(0).unwrap();
+    let device = best_device();
     let images = Tensor::randn(0f32, 1., (20, 3, side, side), &device).unwrap();
     let labels: Vec<u32> = (0..20).map(|picture| picture % 2).collect();
     let base = ConvBase::new(arch.clone(), Weights::Random { seed: 1 }, &device);

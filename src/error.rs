@@ -169,6 +169,15 @@ pub enum Error {
         #[source]
         cause: Box<Error>,
     },
+    /// A run of several ranks that ended because one of them did, or cannot be reached: see
+    /// [`Communicator`](crate::train::communicator::Communicator).
+    #[error("{}{reason}", rank.map_or("the other ranks: ".to_owned(), |rank| format!("rank {rank}: ")))]
+    Rank {
+        /// Which rank; none where it is not known.
+        rank: Option<usize>,
+        /// What became of it.
+        reason: String,
+    },
     /// A run that cannot go on from a checkpoint.
     #[error("checkpoints {path}: {source}", path = path.display())]
     Checkpoint {

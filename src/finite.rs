@@ -4,6 +4,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernels::vectorize;
+use crate::transfer;
 
 /// The exponent's bits of an f32: all are set in NaN and infinity, and in no other number.
 const EXPONENT: u32 = 0x7f80_0000;
@@ -45,6 +46,12 @@ pub(crate) fn first_not(values: &[f32]) -> Option<f32> {
     values.iter().copied().find(|value| !value.is_finite())
 }
 
+/// 0 where all numbers of a tensor are finite, and NaN otherwise: one number, on the tensor's device.
+pub(crate) fn doubt(tensor: &Tensor) -> candle_core::Result<Tensor> {
+    let zeros = (tensor.detach() * 0.0)?;
+    zeros.sum_all()?.to_dtype(DType::F32)
+}
+
 /// The first number of a tensor that is NaN or infinite; integers are neither.
 pub(crate) fn first_not_in(tensor: &Tensor) -> Result<Option<f32>> {
     let tensor = tensor.detach();
@@ -77,12 +84,31 @@ pub(crate) fn require(what: impl FnOnce() -> String, tensor: &Tensor) -> Result<
 pub(crate) fn first_tensor(
     tensors: impl IntoIterator<Item = (String, Tensor)>,
 ) -> Result<Option<(String, f32)>> {
-    for (name, tensor) in tensors {
+    let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
+    for (name, tensor) in doubtful(tensors)? {
         if let Some(value) = first_not_in(&tensor)? {
             return Ok(Some((name, value)));
         }
     }
     Ok(None)
+}
+
+/// The tensors whose numbers have to be looked at: all that the CPU has, and of a device's those that hold NaN or
+/// infinity, so that one number is transferred of each of the others.
+fn doubtful(tensors: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
+    let floats = |tensor: &Tensor| tensor.dtype().is_float();
+    if tensors
+        .iter()
+        .any(|(_, tensor)| tensor.device().is_cpu() || !floats(tensor))
+    {
+        return Ok(tensors);
+    }
+    let doubts = tensors.iter().map(|(_, tensor)| doubt(tensor));
+    let doubts = doubts.collect::<candle_core::Result<Vec<_>>>()?;
+    let doubts = transfer::read(&doubts.iter().collect::<Vec<_>>())?;
+    let with_doubts = tensors.into_iter().zip(doubts.into_iter().flatten());
+    let doubtful = with_doubts.filter(|(_, doubt)| *doubt != 0.0);
+    Ok(doubtful.map(|(tensor, _)| tensor).collect())
 }
 
 #[cfg(test)]

@@ -50,8 +50,8 @@
 //! # Features
 //!
 //! `compact` (on by default) carries a base of 2.5 MB; `hub` (on by default) fetches ImageNet weights; `tensorboard`
-//! writes event files; `report` writes pages about trained models, and `cli` is the command `headstart`; `cuda`,
-//! `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
+//! writes event files; `mpi` trains on several machines; `report` writes pages about trained models, and `cli` is the
+//! command `headstart`; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, unreachable_pub)]
 #![deny(unsafe_code)]
@@ -59,6 +59,7 @@
 mod atomic_file;
 mod bounds;
 pub mod data;
+mod device;
 pub mod error;
 pub mod export;
 mod files;
@@ -76,10 +77,13 @@ pub mod run;
 pub mod study;
 mod tensor_file;
 pub mod train;
+mod transfer;
 mod words;
 
 /// Where tensors live, and what they are: candle's.
 pub use candle_core::{Device, Tensor};
+
+pub use device::best_device;
 
 pub use data::{Augmenter, Dataset, DirectoryDataset, Preprocess, Resize};
 pub use error::{Error, Result};

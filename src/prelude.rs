@@ -20,4 +20,4 @@ pub use crate::train::callback::{
 pub use crate::train::metrics::{EpochRecord, Evaluation, History};
 pub use crate::train::optimizer::{AdamW, Clip, RmsProp, Schedule, Sgd};
 pub use crate::train::{Checkpoints, FeatureCache, Phase, Trainer};
-pub use crate::{Device, Error, Result, Tensor};
+pub use crate::{Device, Error, Result, Tensor, best_device};

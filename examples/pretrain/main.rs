@@ -16,8 +16,8 @@ use std::time::Instant;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
-use headstart::Preprocess;
 use headstart::model::Vgg;
+use headstart::{Preprocess, best_device};
 
 use pictures::{Batch, Pictures};
 use student::Student;
@@ -85,7 +85,7 @@ fn note(text: &str) -> std::result::Result<(String, String), String> {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let device = Device::cuda_if_available(0)?;
+    let device = best_device();
     std::fs::create_dir_all(&options.out)?;
     let train = Pictures::open(&options.train, None)?;
     let validation = Pictures::open(&options.validation, Some(train.classes()))?;

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use headstart::run::{HeadKind, LearningRate, Metrics, Parts, Recipe, Run, Settings, Start};
+use headstart::train::communicator::{self, Communicator};
 use headstart::train::metrics::History;
-use headstart::{Classifier, Dataset, Device, Error};
+use headstart::{Classifier, Dataset, Error, best_device};
 
 /// Trains a picture classifier on class folders, on top of a pretrained base.
 ///
@@ -105,14 +106,30 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         true => Start::Force,
         false => Start::New,
     };
-    let run = Run::begin(&options.out, start)?;
-    println!("{parts}");
-    let device = Device::cuda_if_available(0)?;
+    // One process, unless `mpirun` started several: then the first one writes and prints.
+    let ranks = communicator::world()?;
+    let is_first = ranks.rank() == 0;
+    let run = match is_first {
+        true => Run::begin(&options.out, start)?,
+        false => Run::of_rank_0(&options.out),
+    };
+    let say = |text: String| {
+        if is_first {
+            println!("{text}");
+        }
+    };
+    say(parts.to_string());
+    let device = best_device();
     let mut model = settings.build(parts.train.class_names(), &device)?;
     let (trainer, rate) = settings.trainer(&model, &parts.train)?;
-    println!("{}\n{}\n", model.summary(), settings.explain(&model, rate));
+    let explained = settings.explain(&model, rate);
+    say(format!("{}\n{explained}\n", model.summary()));
 
+    let trainer = trainer.communicator(ranks);
     let history = trainer.fit(&mut model, &parts.train, &parts.validation);
+    if !is_first {
+        return history.map(|_| ()).map_err(Into::into);
+    }
     if let Some(history) = history.as_ref().err().and_then(Error::history) {
         // What the run reached before it failed.
         run.save_history(history)?;

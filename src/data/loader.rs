@@ -1,6 +1,5 @@
 //! A dataset → batches, epoch by epoch.
 
-use std::iter;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +17,9 @@ use crate::error::Result;
 use crate::random::{Purpose, stream};
 use crate::words::count;
 use crate::{bounds, progress};
+
+/// The memory in bytes for pictures that are kept, unless it is told otherwise.
+const CACHE: usize = 128 << 20;
 
 /// One picture of a batch: three planes.
 struct Example {
@@ -66,6 +68,8 @@ pub struct Loader {
     device: Device,
     shuffle: Option<u64>,
     augment: Option<(Augmenter, u64)>,
+    /// Which part of every batch is made here, and of how many.
+    share: (usize, usize),
     /// Decoded and resized pictures, by index into the dataset's items: as many slots as the budget allows.
     cache: Arc<[OnceLock<Arc<RgbImage>>]>,
 }
@@ -84,9 +88,10 @@ impl Loader {
             device: Device::Cpu,
             shuffle: None,
             augment: None,
+            share: (0, 1),
             cache: Arc::default(),
         }
-        .cache(128 << 20)
+        .cache(CACHE)
     }
 
     /// The pictures per batch, 1 or more; the last batch of an epoch may be shorter. Default: 32.
@@ -153,27 +158,7 @@ impl Loader {
     /// of its range; under [`Policy::Fail`](super::Policy::Fail), [`Error::Picture`](crate::Error::Picture) or
     /// [`Error::Io`](crate::Error::Io) for a picture that cannot be used.
     pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> + use<> {
-        let invalid = self.check().err();
-        let order = match invalid {
-            Some(_) => Vec::new(),
-            None => self.order(epoch),
-        };
-        let batch_size = self.batch_size.max(1);
-        let mut left = order.len().div_ceil(batch_size);
-        let loader = self.clone();
-        let mut examples = Prefetch::new(
-            order.len(),
-            batch_size.saturating_mul(2),
-            (rayon::current_num_threads() - 1).max(1),
-            move |turn| loader.example(order[turn], epoch),
-        );
-        let loader = self.clone();
-        let batches = iter::from_fn(move || {
-            left = left.checked_sub(1)?;
-            Some(loader.batch(examples.by_ref().take(batch_size)))
-        });
-        let batches = batches.filter_map(Result::transpose);
-        invalid.into_iter().map(Err).chain(batches)
+        self.shares(epoch).filter_map(Result::transpose)
     }
 
     fn check(&self) -> Result<()> {
@@ -288,7 +273,7 @@ impl Loader {
 
 /// For training.
 impl Loader {
-    /// Decodes every picture into the cache, if all have room there, and notes those that cannot be used. It breaks off
+    /// Decodes every picture, or every so many-th, into the cache, if all have room there, and notes those that cannot be used. It breaks off
     /// when `stop` says so.
     pub(crate) fn look(&self, stop: &dyn Fn() -> bool) -> Result<ControlFlow<()>> {
         let pictures = self.dataset.len();
@@ -298,14 +283,71 @@ impl Loader {
         progress::line(&format!("reading {}", count(pictures, "picture")));
         let threads = rayon::current_num_threads();
         let loader = self.clone();
-        let read = move |index| loader.picture(index).map(|_| ());
-        for picture in Prefetch::new(pictures, 2 * threads, threads, read) {
+        let (rank, ranks) = self.share;
+        let own = (rank..pictures).step_by(ranks).len();
+        let read = move |turn: usize| loader.picture(rank + turn * ranks).map(|_| ());
+        for picture in Prefetch::new(own, 2 * threads, threads, read) {
             picture?;
             if stop() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// This rank's share of each batch of an epoch: a part of it, as large as the others' to one picture; `None` where
+    /// none of its pictures can be used, and where there are fewer pictures than ranks.
+    pub(crate) fn shares(&self, epoch: u64) -> impl Iterator<Item = Result<Option<Batch>>> + use<> {
+        let invalid = self.check().err();
+        let shares = match invalid {
+            Some(_) => Vec::new(),
+            None => self.indices(epoch),
+        };
+        let (rank, ranks) = self.share;
+        let own = |batch: Vec<usize>| {
+            let (start, end) = (batch.len() * rank / ranks, batch.len() * (rank + 1) / ranks);
+            batch[start..end].to_vec()
+        };
+        let shares: Vec<Vec<usize>> = shares.into_iter().map(own).collect();
+        let order = shares.concat();
+        let loader = self.clone();
+        let mut examples = Prefetch::new(
+            order.len(),
+            self.batch_size.max(1).saturating_mul(2).div_ceil(ranks),
+            (rayon::current_num_threads() - 1).max(1),
+            move |turn| loader.example(order[turn], epoch),
+        );
+        let loader = self.clone();
+        let shares = shares.into_iter();
+        let batches = shares.map(move |share| loader.batch(examples.by_ref().take(share.len())));
+        invalid.into_iter().map(Err).chain(batches)
+    }
+
+    /// Makes a part of each batch alone: that of a rank among so many.
+    pub(crate) fn share(mut self, rank: usize, ranks: usize) -> Self {
+        self.share = (rank, ranks);
+        self
+    }
+
+    /// Every so many-th picture alone, in the dataset's order: those whose features a rank keeps.
+    pub(crate) fn own_pictures(self) -> Self {
+        let (rank, ranks) = self.share;
+        if ranks == 1 {
+            return self;
+        }
+        let own = self.dataset.items().iter().skip(rank).step_by(ranks);
+        let dataset = self.dataset.with_items(own.cloned().collect());
+        Self {
+            dataset,
+            share: (0, 1),
+            ..self
+        }
+        .cache(CACHE)
+    }
+
+    /// Which rank this makes shares for, and of how many.
+    pub(crate) fn rank(&self) -> (usize, usize) {
+        self.share
     }
 
     /// The same pictures in the dataset's order.

@@ -44,12 +44,15 @@ mod simd;
 mod squeeze;
 mod steps;
 mod strip;
+mod weight_only;
 mod weights;
 mod window;
 mod winograd;
 
 pub use activation::Activation;
-pub(crate) use candle::{Input, Operand, backward, run_with_graph, values, with_numbers};
+pub(crate) use candle::{
+    Input, Operand, backward, listening, run_with_graph, values, with_numbers,
+};
 pub(crate) use isa::{Isa, SWITCH, vectorize};
 pub(crate) use network::{PackedWeights, run};
 pub(crate) use node::{Conv, Node, Operation, Value};

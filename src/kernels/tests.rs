@@ -2,6 +2,7 @@
 
 mod activations;
 mod depthwise;
+mod devices;
 mod extremes;
 mod gradients;
 mod graphs;

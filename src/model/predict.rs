@@ -12,7 +12,7 @@ use super::picture::Picture;
 use super::prediction::Prediction;
 use crate::data::{self, Decoder};
 use crate::error::Result;
-use crate::finite;
+use crate::{finite, transfer};
 
 /// How many pictures are classified together.
 const TOGETHER: usize = 32;
@@ -123,20 +123,22 @@ impl<B: Backbone> Classifier<B> {
     pub fn predict_tensor(&self, images: &Tensor) -> Result<Vec<Prediction>> {
         let features = self.features_from(0, images, Mode::Infer)?;
         let logits = self.head.forward(&features, Mode::Infer, None)?;
-        if let Some(value) = finite::first_not_in(&logits)? {
+        let probabilities = self.head.probabilities(&logits)?;
+        let numbers = transfer::read(&[&logits, &probabilities])?;
+        if let Some(value) = finite::first_not(&numbers[0]) {
             return Err(self.not_finite("the logits".to_owned(), value));
         }
         let familiarities = match &self.familiarity {
             None => vec![None; logits.dims()[0]],
             Some(familiarity) => {
                 let vectors: Vec<Vec<f32>> = to_rows(&self.head.vectors(&features)?)?;
-                let logits = to_rows(&logits)?;
+                let logits = transfer::rows(&numbers[0], logits.dim(1)?);
                 let both = vectors.iter().zip(&logits);
                 both.map(|(vector, logits)| Some(familiarity.score(vector, logits)))
                     .collect()
             }
         };
-        let probabilities = to_rows(&self.head.probabilities(&logits)?)?;
+        let probabilities = transfer::rows(&numbers[1], probabilities.dim(1)?);
         let both = probabilities.iter().zip(familiarities);
         Ok(both
             .map(|(row, score)| Prediction::new(&self.class_names, row, score))

@@ -28,7 +28,8 @@ pub enum Start {
 #[derive(Debug)]
 pub struct Run {
     folder: PathBuf,
-    _taken: RunFolder,
+    /// None for another rank than the first, which writes nothing.
+    taken: Option<RunFolder>,
 }
 
 /// What `metrics.json` holds.
@@ -94,7 +95,7 @@ impl Run {
         let taken = RunFolder::take(&folder)?;
         let run = Self {
             folder,
-            _taken: taken,
+            taken: Some(taken),
         };
         let finished = run.model().exists();
         let left =
@@ -120,6 +121,20 @@ impl Run {
             Start::Force => run.clear().map(|()| run),
             _ => Ok(run),
         }
+    }
+
+    /// The folder of a run that another process, rank 0 of several, has taken: this one reads checkpoints there, and
+    /// writes nothing.
+    pub fn of_rank_0(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            taken: None,
+        }
+    }
+
+    /// Whether this process has taken the folder, and may write to it.
+    pub fn is_taken(&self) -> bool {
+        self.taken.is_some()
     }
 
     /// The folder.

@@ -1,11 +1,9 @@
 //! What a classifier says of each picture of a dataset.
 
-use candle_core::DType;
-
 use crate::data::{Dataset, Loader};
 use crate::error::Result;
-use crate::finite;
 use crate::model::{Backbone, Classifier};
+use crate::{finite, transfer};
 
 /// How many pictures are classified together.
 const BATCH: usize = 32;
@@ -29,11 +27,13 @@ pub(super) fn logits<B: Backbone>(
     let mut rows = Vec::with_capacity(dataset.len());
     for batch in loader(model, dataset).epoch(0) {
         let batch = batch?;
-        let logits = model.forward(&batch.inputs)?.to_dtype(DType::F32)?;
-        if let Some(value) = finite::first_not_in(&logits)? {
+        let logits = model.forward(&batch.inputs)?;
+        let numbers = transfer::read(&[&logits])?.concat();
+        if let Some(value) = finite::first_not(&numbers) {
             return Err(model.not_finite("the logits".to_owned(), value));
         }
-        rows.extend(batch.ids.into_iter().zip(logits.to_vec2()?));
+        let logits = transfer::rows(&numbers, logits.dim(1)?);
+        rows.extend(batch.ids.into_iter().zip(logits));
     }
     Ok(rows)
 }

@@ -35,6 +35,12 @@ impl BatchSource {
         }
     }
 
+    /// A part of each batch: that of a rank among so many.
+    pub(super) fn share(self, rank: usize, ranks: usize) -> Self {
+        let loader = self.loader.share(rank, ranks);
+        Self { loader, ..self }
+    }
+
     /// In a fresh order each epoch, augmented if there is an augmenter.
     pub(super) fn varied(self, seed: u64, augmenter: Option<&Augmenter>) -> Self {
         let loader = self.loader.shuffle(seed);
@@ -73,7 +79,7 @@ impl BatchSource {
         model: &Classifier<B>,
         cache: Option<&FeatureCache>,
     ) -> Result<Self> {
-        if model.base().frozen_prefix() == 0 {
+        if model.base().frozen_prefix() == 0 || self.loader.dataset().is_empty() {
             return Ok(self);
         }
         let storage = cache.map_or(&Storage::Memory, FeatureCache::storage);
@@ -122,12 +128,22 @@ impl BatchSource {
         &'a self,
         model: &Classifier<B>,
         epoch: usize,
-    ) -> Box<dyn Iterator<Item = Result<Batch>> + 'a> {
+    ) -> impl Iterator<Item = Result<Batch>> + 'a {
+        let shares = self.shares(model, epoch);
+        shares.filter_map(Result::transpose)
+    }
+
+    /// The [shares](Self::share) of an epoch's batches; `None` where there is nothing to do.
+    pub(super) fn shares<'a, B: Backbone>(
+        &'a self,
+        model: &Classifier<B>,
+        epoch: usize,
+    ) -> Box<dyn Iterator<Item = Result<Option<Batch>>> + 'a> {
         let Some(features) = &self.features else {
-            return Box::new(self.loader.epoch(epoch as u64));
+            return Box::new(self.loader.shares(epoch as u64));
         };
         match features.prepare(model, epoch as u64, &|| false) {
-            Ok(_) => Box::new(features.epoch(&self.loader, epoch as u64)),
+            Ok(_) => Box::new(features.shares(&self.loader, epoch as u64)),
             Err(error) => Box::new(std::iter::once(Err(error))),
         }
     }

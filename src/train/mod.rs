@@ -1,10 +1,12 @@
 //! Batches + model → trained model.
 //!
 //! A [`Trainer`] holds options and fits a classifier. What it is made of lies in folders: [`optimizer`] moves the
-//! weights, [`callback`] watches and may stop the run, [`metrics`] says how well it went.
+//! weights, [`callback`] watches and may stop the run, [`metrics`] says how well it went, and a [`communicator`] joins
+//! several processes.
 
 mod batches;
 pub mod callback;
+pub mod communicator;
 mod features;
 mod fit;
 pub mod metrics;

@@ -267,3 +267,26 @@ fn nonsense_is_named() {
         "features: expected shape (N, 4, 2, 2), found [2, 4, 2, 3]"
     );
 }
+
+/// A base may work in half precision on a device: the head's own numbers are f32, and so is what it makes.
+#[test]
+fn features_in_half_precision_make_logits_in_f32() {
+    for pooling in [Pooling::Flatten, Pooling::GlobalAverage] {
+        let head = Head::softmax(3).hidden(8).pooling(pooling);
+        let head = head.build([6, 3, 3], &CPU).unwrap();
+        for half in [DType::F16, DType::BF16] {
+            let features = features((2, 6, 3, 3)).to_dtype(half).unwrap();
+            let variable = candle_core::Var::from_tensor(&features).unwrap();
+            let logits = head.forward(&variable, Mode::Train, None).unwrap();
+            let widened = features.to_dtype(DType::F32).unwrap();
+            let expected = head.forward(&widened, Mode::Train, None).unwrap();
+            assert_eq!(values(&logits), values(&expected));
+            let gradients = logits.sum_all().unwrap().backward().unwrap();
+            assert_eq!(gradients.get(&variable).unwrap().dtype(), half);
+            let names = head.variables().into_iter();
+            for (name, var) in names {
+                assert!(gradients.get(&var).is_some(), "{name}");
+            }
+        }
+    }
+}

@@ -30,6 +30,7 @@ mod nothing;
 mod optimizers;
 mod own_optimizer;
 mod parity;
+mod ranks;
 mod recipes;
 mod resume;
 mod rmsprop;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headstart::run::{HeadKind, LearningRate, Recipe, Settings};
-use headstart::{Classifier, Device, Preprocess, Resize};
+use headstart::{Classifier, Preprocess, Resize, best_device};
 
 use crate::Failure;
 
@@ -84,7 +84,7 @@ impl SettingOptions {
 
 /// Loads a model: a file, or the folder of a run with one in it.
 pub(crate) fn load(model: &Path) -> Result<Classifier, Failure> {
-    Ok(Classifier::load(model_file(model), &Device::Cpu)?)
+    Ok(Classifier::load(model_file(model), &best_device())?)
 }
 
 /// The file of a model that is given by its run's folder.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headstart::Device;
+use headstart::best_device;
 use headstart::run::{Parts, Settings};
 use headstart::study::Study;
 
@@ -41,7 +41,7 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
         weights: options.weights.clone(),
         ..Settings::default()
     };
-    let base = settings.open_base(&Device::Cpu).map_err(usage)?;
+    let base = settings.open_base(&best_device()).map_err(usage)?;
     let mut asked = Study::options();
     if let Some(side) = options.size {
         asked = asked.input_size(side, side);

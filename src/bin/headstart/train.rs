@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use headstart::report::Report;
 use headstart::run::{Config, LearningRate, Metrics, Parts, Run, Start};
 use headstart::study::Oddities;
+use headstart::train::communicator::{self, Communicator};
 use headstart::train::metrics::History;
-use headstart::{Checkpoints, Classifier, Device, Error, Trainer};
+use headstart::{Checkpoints, Classifier, Trainer, best_device};
 
 use crate::options::SettingOptions;
 use crate::report::{study_in, with_study};
@@ -24,6 +25,9 @@ use crate::{End, Failure, say, usage};
 /// or it holds the parts, of which `validation` and `test` may be missing:
 ///
 ///   PICTURES/train/cat/1.jpg, PICTURES/validation/cat/1.jpg, PICTURES/test/cat/1.jpg, …
+///
+/// Several processes share the work when `mpirun` starts them (`mpirun -n 4 headstart train pictures`), on one machine
+/// or on many that see the same folders: for this the program is built with the feature `mpi`.
 ///
 /// The run writes model.safetensors, history.csv, history.json, metrics.json, config.toml and report.html to a folder
 /// of its own. Ctrl-C leaves it with a checkpoint, and --resume goes on.
@@ -113,32 +117,43 @@ impl Options {
 pub(crate) fn run(options: Options) -> Result<End, Failure> {
     let mut config = options.config()?;
     config.settings.check().map_err(usage)?;
+    let ranks = communicator::world()?;
+    let is_first = ranks.rank() == 0;
     let parts = parts(&config)?;
     let start = match (options.resume, options.force) {
         (true, _) => Start::Resume,
         (_, true) => Start::Force,
         _ => Start::New,
     };
-    let run = Run::begin(options.out(&config), start)?;
+    let run = match is_first {
+        true => Run::begin(options.out(&config), start)?,
+        false => Run::of_rank_0(options.out(&config)),
+    };
     let oddities = study_in(run.folder())?;
-    let say = |text: &str| match options.json {
+    let say = |text: &str| match options.json || !is_first {
         true => Ok(()),
         false => say::out(text),
     };
     say(&format!("{parts}\n"))?;
     let stop = stop_on_interrupt()?;
-    let device = Device::cuda_if_available(0)?;
+    let device = best_device();
     let classes = parts.train.class_names();
     let mut model = config.settings.build(classes, &device).map_err(usage)?;
     let (trainer, rate) = config.settings.trainer(&model, &parts.train)?;
     config.settings.lr = Some(LearningRate::Rate(rate));
     config.settings = config.settings.resolved();
-    config.save(run.folder().join("config.toml"))?;
+    if is_first {
+        config.save(run.folder().join("config.toml"))?;
+    }
     say(&format!("{}\n\n", config.settings.explain(&model, rate)))?;
+    let trainer = trainer.communicator(ranks);
     let Some(history) = fit(&trainer, &mut model, &parts, &run, options.resume, &stop)? else {
         say("Left as asked. The same command with --resume goes on.\n")?;
         return Ok(End::Left);
     };
+    if !is_first {
+        return Ok(End::Done);
+    }
     run.save_model(&model)?;
     finish(&options, &config, &parts, &run, &model, &history, &oddities)
 }
@@ -173,11 +188,14 @@ fn fit(
         trainer = trainer.resume(run.checkpoints());
     }
     let history = trainer.fit(model, &parts.train, &parts.validation);
-    if let Some(history) = history.as_ref().err().and_then(Error::history) {
+    let reached = match &history {
+        Ok(history) => Some(history),
+        Err(error) => error.history(),
+    };
+    if let Some(history) = reached.filter(|_| run.is_taken()) {
         run.save_history(history)?;
     }
     let history = history?;
-    run.save_history(&history)?;
     Ok((!stop.load(Ordering::Relaxed)).then_some(history))
 }
 

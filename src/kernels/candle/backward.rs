@@ -3,8 +3,12 @@
 //! candle adds each gradient to fresh zeros, which for the weights of convolutions takes longer than to compute it. So
 //! while [`backward`] runs, operations [`divert`] gradients of variables to it, and candle does not see them. They are
 //! written to recycled tensors where one has their shape, since fresh pages take as long again.
+//!
+//! Whoever is [`listening`] hears of each gradient of a weight as it is made, while those of earlier layers are still to
+//! come.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor};
@@ -18,8 +22,28 @@ struct BackwardContext {
     recycled: Vec<Tensor>,
 }
 
+/// Takes a variable and its gradient.
+pub(super) type Listener = Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>;
+
 thread_local! {
     static CONTEXT: RefCell<Option<BackwardContext>> = const { RefCell::new(None) };
+    static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
+}
+
+/// Does `work`, with a listener for the gradients that this thread's [`backward`] makes.
+pub(crate) fn listening<R>(
+    listener: Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>,
+    work: impl FnOnce() -> R,
+) -> R {
+    let outer = LISTENER.replace(Some(listener));
+    let result = work();
+    LISTENER.set(outer);
+    result
+}
+
+/// This thread's listener.
+pub(super) fn listener() -> Option<Listener> {
+    LISTENER.with_borrow(Clone::clone)
 }
 
 /// The gradients of `loss`. Those in `recycled`, of an earlier step and nobody else's any more, are taken to write new

@@ -23,7 +23,7 @@ use super::super::shape::{FeatureMaps, Shape};
 use super::super::squeeze::{self, DenseGradient, Gates};
 use super::super::steps::steps;
 use super::super::window::Window;
-use super::backward::{fill, gradient_like};
+use super::backward::{Listener, fill, gradient_like, listener};
 use super::nodes::{Operand, parameters, with_numbers};
 use super::values::values;
 
@@ -186,8 +186,10 @@ impl Run {
         let Some(kept) = lock(&self.kept).clone() else {
             candle_core::bail!("the backward pass comes after the forward pass")
         };
+        // Threads of the pool do not know it.
+        let listener = listener();
         with_numbers(self.isa, &self.nodes, |nodes| {
-            in_pool(|| self.backward_here(nodes, &kept, input, gradient, gradients))
+            in_pool(|| self.backward_here(nodes, &kept, input, gradient, gradients, listener))
         })
     }
 
@@ -198,6 +200,7 @@ impl Run {
         input: FeatureMaps<'_>,
         gradient: &[f32],
         gradients: HashMap<Place, Gradients>,
+        listener: Option<Listener>,
     ) -> Result<Option<Vec<f32>>> {
         let packed = PackedWeights::default();
         let network = Network::new(self.isa, nodes, &packed, self.shape, self.shape.batch);
@@ -210,6 +213,7 @@ impl Run {
             input,
             unwritten: gradients,
             gradients: HashMap::new(),
+            listener,
         };
         way.slots[last].gradient = Some(way.network.shapes[last].blocked(gradient));
         for index in (0..last).rev() {
@@ -256,6 +260,7 @@ struct WayBack<'a> {
     /// What gradients are to be written to.
     unwritten: HashMap<Place, Gradients>,
     gradients: HashMap<Place, Gradients>,
+    listener: Option<Listener>,
 }
 
 impl<'a> WayBack<'a> {
@@ -304,6 +309,17 @@ impl<'a> WayBack<'a> {
         if let Some(of_scale) = &of_scale {
             let found = scale_gradient?;
             fill(of_scale, |numbers| numbers.copy_from_slice(&found))?;
+        }
+        if let (Some(listener), Some(operand)) = (&self.listener, operand) {
+            match operand {
+                Operand::Tensor(weight) => listener(weight, &gradient),
+                Operand::Scaled { weight, scale } => {
+                    listener(weight, &gradient);
+                    if let Some(of_scale) = &of_scale {
+                        listener(scale, of_scale);
+                    }
+                }
+            }
         }
         self.gradients.insert(place, (Some(gradient), of_scale));
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use super::ConvBase;
 use super::conv::ConvLayer;
@@ -45,6 +45,14 @@ impl ConvBase {
         if blocks.is_empty() {
             return Ok(());
         }
+        let what = match blocks.start {
+            0 => "images".to_owned(),
+            start => format!("features of {}", all[start - 1].name),
+        };
+        let own = self.convs[0].weight().device();
+        if !input.device().same_device(own) {
+            return Err(elsewhere(what, input.device(), own));
+        }
         let channels = self.arch.inputs(blocks.start);
         let layers = all[blocks.start..].iter().flat_map(|block| &block.layers);
         if let [_, c, h, w] = *input.dims()
@@ -55,14 +63,26 @@ impl ConvBase {
         }
         let side = self.arch.smallest_side(blocks.start);
         Err(Error::Shape {
-            what: match blocks.start {
-                0 => "images".to_owned(),
-                start => format!("features of {}", all[start - 1].name),
-            },
+            what,
             expected: format!("(N, {channels}, H, W) with H and W at least {side}"),
             found: input.dims().to_vec(),
         })
     }
+}
+
+/// The error of input on another device than the base.
+fn elsewhere(what: String, found: &Device, own: &Device) -> Error {
+    let name = |device: &Device| match device.location() {
+        DeviceLocation::Cpu => "the CPU".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("CUDA device {gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("Metal device {gpu_id}"),
+    };
+    let (found, own) = (name(found), name(own));
+    let expected = match found == own {
+        true => format!("the `Device` of the base, or a clone of it: {own} was opened twice"),
+        false => format!("{own}, where the base is"),
+    };
+    Error::mismatch(what, format!("a tensor on {found}"), expected)
 }
 
 /// The CPU kernels for this input; none on other devices, for other number types, or where they are switched off.

@@ -1,6 +1,6 @@
 //! Which units a training step drops.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 
 use crate::random::{self, Purpose};
@@ -30,19 +30,44 @@ impl Dropout<'_> {
             });
         }
         let kept = (1.0 / (1.0 - probability)) as f32;
-        let mut mask = Vec::with_capacity(rows * columns);
+        let shape = (rows, columns);
+        let mask = match like.device() {
+            Device::Cpu => Tensor::from_vec(
+                self.units(probability, layer, columns, kept),
+                shape,
+                &Device::Cpu,
+            )?,
+            device => {
+                // The same streams, so the same units on every device; a byte each on the way there.
+                let units = self.units(probability, layer, columns, 1u8);
+                let units = Tensor::from_vec(units, shape, device)?;
+                (units.to_dtype(DType::F32)? * f64::from(kept))?
+            }
+        };
+        Ok(mask.to_dtype(like.dtype())?)
+    }
+
+    /// Zero for a unit that is dropped and `kept` for one that is not, picture by picture.
+    fn units<T: Copy + Default>(
+        &self,
+        probability: f64,
+        layer: usize,
+        columns: usize,
+        kept: T,
+    ) -> Vec<T> {
+        let mut units = Vec::with_capacity(self.pictures.len() * columns);
         for picture in self.pictures {
             // Each dropout layer of a head has a stream of its own.
             let seed = self.seed.wrapping_add((layer as u64) << 32);
             let mut rng = random::stream(seed, Purpose::Dropout, self.epoch, *picture);
-            mask.extend((0..columns).map(|_| {
+            units.extend((0..columns).map(|_| {
                 if rng.random::<f64>() < probability {
-                    0.0
+                    T::default()
                 } else {
                     kept
                 }
             }));
         }
-        Ok(Tensor::from_vec(mask, (rows, columns), like.device())?.to_dtype(like.dtype())?)
+        units
     }
 }

@@ -90,7 +90,7 @@ impl HeadLayers {
         }))
     }
 
-    /// Features (N, C, h, w) → the vectors that the dense layers read, (N, D): pooled or flattened.
+    /// Features (N, C, h, w) of any float type → the vectors that the dense layers read, (N, D): pooled or flattened.
     ///
     /// # Errors
     /// [`Error::Shape`] for features of another shape.
@@ -106,6 +106,8 @@ impl HeadLayers {
                 });
             }
         }
+        // A base may work in half precision: its head does not.
+        let features = features.to_dtype(self.dense[0].weight.tensor().dtype())?;
         Ok(match self.config.pooling {
             Pooling::Flatten => features.flatten_from(1)?,
             Pooling::GlobalAverage => features.mean((2, 3))?,
@@ -241,7 +243,7 @@ impl HeadLayers {
 /// max(x, 0), with a slope of 0 at 0 as PyTorch and Keras have it, and NaN of NaN and −∞. candle's has a slope of 1
 /// there, and makes 0 of NaN, which would then pass for an answer.
 fn relu(x: &Tensor) -> Result<Tensor> {
-    let is_above = x.detach().gt(0.0)?.to_dtype(x.dtype())?;
+    let is_above = x.detach().gt(&x.zeros_like()?)?.to_dtype(x.dtype())?;
     Ok((x * is_above)?)
 }
 

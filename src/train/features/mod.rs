@@ -4,6 +4,7 @@ mod cache;
 mod file;
 mod key;
 mod memory;
+mod rows;
 
 pub use cache::FeatureCache;
 pub(super) use cache::Storage;
@@ -16,6 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use indicatif::ProgressBar;
 
 use self::file::FeatureFile;
+use self::rows::Rows;
 use crate::data::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier, Mode};
@@ -54,13 +56,6 @@ struct View {
     rows: Rows,
 }
 
-/// One row of C·h·w numbers for each index of the dataset, zeros for a picture that cannot be used.
-#[derive(Debug)]
-enum Rows {
-    Memory(Vec<f32>),
-    File(FeatureFile),
-}
-
 impl Features {
     /// Features of `loader`'s pictures, for its batches, whatever they are, in so many epochs.
     pub(super) fn training<B: Backbone>(
@@ -74,7 +69,8 @@ impl Features {
         } else {
             1
         };
-        let pictures = loader.clone().unshuffled().batch_size(BATCH);
+        let pictures = loader.clone().own_pictures();
+        let pictures = pictures.unshuffled().batch_size(BATCH);
         // Frozen blocks in training make the same of a picture in every batch.
         let features = Self::new(model, pictures, Mode::Train, cache.storage(), views)?;
         Ok(Self {
@@ -161,17 +157,27 @@ impl Features {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for inputs.
-    pub(super) fn epoch(&self, loader: &Loader, epoch: u64) -> impl Iterator<Item = Result<Batch>> {
+    /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for inputs. Of
+    /// several ranks each has those of its own pictures.
+    pub(super) fn shares(
+        &self,
+        loader: &Loader,
+        epoch: u64,
+    ) -> impl Iterator<Item = Result<Option<Batch>>> {
         let view = self.views[self.view_of(epoch)].get();
+        let (rank, ranks) = loader.rank();
+        let own = move |indices: Vec<usize>| {
+            let own = indices.into_iter().filter(|index| index % ranks == rank);
+            own.map(|index| index / ranks).collect::<Vec<_>>()
+        };
         let batches = view.map(|view| (view, loader.indices(epoch))).into_iter();
-        batches.flat_map(|(view, batches)| {
+        batches.flat_map(move |(view, batches)| {
             let batches = batches.into_iter();
-            batches.filter_map(|indices| self.batch(view, &indices).transpose())
+            batches.map(move |indices| self.batch(view, &own(indices)))
         })
     }
 
-    /// The batch of the pictures at these indices; `None` when none of them can be used.
+    /// The batch of the pictures in these rows; `None` when none of them can be used.
     fn batch(&self, view: &View, indices: &[usize]) -> Result<Option<Batch>> {
         let usable: Vec<usize> = indices
             .iter()
@@ -181,18 +187,9 @@ impl Features {
         if usable.is_empty() {
             return Ok(None);
         }
-        let row = self.row();
-        let mut numbers = vec![0.0; usable.len() * row];
-        for (index, numbers) in usable.iter().zip(numbers.chunks_exact_mut(row)) {
-            match &view.rows {
-                Rows::Memory(rows) => numbers.copy_from_slice(&rows[index * row..][..row]),
-                Rows::File(file) => file.read(*index, numbers)?,
-            }
-        }
-        let [c, h, w] = self.shape;
         let items = self.pictures.dataset().items();
         Ok(Some(Batch {
-            inputs: Tensor::from_vec(numbers, (usable.len(), c, h, w), &self.device)?,
+            inputs: view.rows.batch(&usable, self.shape, &self.device)?,
             first_block: self.blocks,
             labels: usable.iter().map(|p| items[*p].label as u32).collect(),
             ids: usable.iter().map(|p| items[*p].id).collect(),
@@ -213,7 +210,7 @@ impl Features {
         })?;
         Ok(usable.map(|usable| View {
             usable,
-            rows: Rows::Memory(rows),
+            rows: Rows::kept(rows, self.row(), self.asked, &self.device),
         }))
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use candle_core::{Tensor, Var};
 
 use super::enough;
+use super::ranks::Ranks;
 use super::step::TrainStep;
 use super::trainer::Trainer;
 use crate::data::Dataset;
@@ -103,7 +104,9 @@ impl Trainer {
 
     fn sweep<B: Backbone>(&self, model: &Classifier<B>, train: &Dataset) -> Result<LrRangeTest> {
         let mut step = TrainStep::new(model, &self.options);
-        let source = self.options.training_batches(model, train, STEPS)?;
+        // Each of several ranks finds the same.
+        let ranks = Ranks::alone();
+        let source = self.options.training_batches(model, train, STEPS, &ranks)?;
         let mut found = LrRangeTest::default();
         let (mut average, mut lowest) = (0.0, f64::INFINITY);
         for epoch in 1.. {
@@ -114,10 +117,11 @@ impl Trainer {
                     return Ok(found);
                 }
                 let rate = LOWEST * (HIGHEST / LOWEST).powf(done as f64 / (STEPS - 1) as f64);
-                let output = step.run(model, &batch?, (epoch, index + 1), rate);
+                let share = ranks.share(batch.map(Some))?;
+                let output = step.run(&ranks, model, &share, (epoch, index + 1), rate);
                 let loss = match output {
                     Err(Error::Diverged { .. }) => return Ok(found),
-                    output => f64::from(output?.loss),
+                    output => output?.loss,
                 };
                 average = SMOOTHING * average + (1.0 - SMOOTHING) * loss;
                 // The average started at 0.

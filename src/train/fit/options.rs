@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::checkpoints::Checkpoints;
 use super::phase::{Phase, block_names, check_block};
+use super::ranks::Ranks;
 use crate::bounds;
 use crate::data::{Augmenter, Dataset};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::train::batches::BatchSource;
 use crate::train::callback::Callbacks;
+use crate::train::communicator::{Alone, Communicator};
 use crate::train::features::FeatureCache;
 use crate::train::metrics::LossOptions;
 use crate::train::optimizer::{AnyOptimizer, Clip, Schedule};
@@ -36,6 +38,7 @@ pub(super) struct Options {
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) resume: Option<PathBuf>,
     pub(super) stop: Option<Arc<AtomicBool>>,
+    pub(super) communicator: Arc<dyn Communicator>,
 }
 
 /// The name under which the head has a learning rate.
@@ -60,6 +63,7 @@ impl Options {
             checkpoints: None,
             resume: None,
             stop: None,
+            communicator: Arc::new(Alone),
         }
     }
 
@@ -97,14 +101,16 @@ impl Options {
         flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// The batches of the training pictures for so many epochs: shuffled, augmented, cached.
+    /// This rank's share of the batches of the training pictures for so many epochs: shuffled, augmented, cached.
     pub(super) fn training_batches<B: Backbone>(
         &self,
         model: &Classifier<B>,
         train: &Dataset,
         epochs: usize,
+        ranks: &Ranks,
     ) -> Result<BatchSource> {
         let source = BatchSource::plain(model, train, self.batch_size);
+        let source = source.share(ranks.rank(), ranks.size());
         let source = source.varied(self.seed, self.augmenter.as_ref());
         match &self.feature_cache {
             Some(cache) => source.cached(model, cache, epochs),
@@ -112,13 +118,21 @@ impl Options {
         }
     }
 
-    /// The batches of the validation pictures: as they are, cached where that costs little.
+    /// The batches of the validation pictures: as they are, cached where that costs little. Of several ranks each has
+    /// whole ones in turn.
     pub(super) fn validation_batches<B: Backbone>(
         &self,
         model: &Classifier<B>,
         validation: &Dataset,
+        ranks: &Ranks,
     ) -> Result<BatchSource> {
-        BatchSource::plain(model, validation, self.batch_size)
+        let batches = validation.items().chunks(self.batch_size);
+        let own = batches.skip(ranks.rank()).step_by(ranks.size());
+        let validation = match ranks.is_alone() {
+            true => validation.clone(),
+            false => validation.with_items(own.flatten().cloned().collect()),
+        };
+        BatchSource::plain(model, &validation, self.batch_size)
             .cached_for_validation(model, self.feature_cache.as_ref())
     }
 

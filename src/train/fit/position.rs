@@ -132,9 +132,10 @@ fn is_possible(record: &EpochRecord) -> bool {
 }
 
 /// What a step reports.
+#[derive(Clone, Copy, Default)]
 pub(super) struct StepOutput {
     /// Mean loss of the batch, before the update.
-    pub(super) loss: f32,
+    pub(super) loss: f64,
     /// How many of the batch's pictures were classified correctly, before the update.
     pub(super) correct: usize,
 }
@@ -150,7 +151,7 @@ pub(super) struct Mean {
 
 impl Mean {
     pub(super) fn add(&mut self, output: &StepOutput, pictures: usize) {
-        self.loss += f64::from(output.loss) * pictures as f64;
+        self.loss += output.loss * pictures as f64;
         self.correct += output.correct;
         self.pictures += pictures;
     }

@@ -8,11 +8,13 @@ use super::checkpoints::Checkpoints;
 use super::enough;
 use super::options::Options;
 use super::phase::Phase;
+use super::ranks::Ranks;
 use super::run::Run;
 use crate::data::{Augmenter, Dataset};
 use crate::error::Result;
 use crate::model::{Backbone, Classifier};
 use crate::train::callback::Callback;
+use crate::train::communicator::Communicator;
 use crate::train::features::FeatureCache;
 use crate::train::metrics::{History, check_classes};
 use crate::train::optimizer::{AnyOptimizer, Clip, Schedule};
@@ -173,6 +175,19 @@ impl Trainer {
         self
     }
 
+    /// Trains together with other processes, each on its share of every batch: with the feature `mpi` those that
+    /// `mpirun` started. The default is [`Alone`](crate::train::communicator::Alone).
+    ///
+    /// A batch is the same whatever the number of ranks, and so, but for rounding, are losses and weights; with the
+    /// same number of ranks they are the same to the bit. Every rank needs the same pictures, by name and class, and
+    /// the same options; each decodes, caches and computes what is its own. Rank 0 alone has callbacks, and writes
+    /// checkpoints; what a callback or the stop flag decides there holds for all. A run can be resumed by another
+    /// number of ranks.
+    pub fn communicator(mut self, communicator: impl Communicator + 'static) -> Self {
+        self.options.communicator = Arc::new(communicator);
+        self
+    }
+
     /// Checks every option that can be without a model, such as ranges: [`fit`](Self::fit) does so too, but a program
     /// may want to know before it reads pictures and fetches weights.
     ///
@@ -198,7 +213,7 @@ impl Trainer {
     /// model as it was before that step; [`Error::Checkpoint`](crate::Error::Checkpoint) for a run that cannot be
     /// resumed with these options, or a folder that holds another run's or belongs to one that goes on;
     /// [`Error::Io`](crate::Error::Io) for a checkpoint that cannot be written; what the dataset's policy says of a bad
-    /// picture, and a callback of its own work.
+    /// picture, and a callback of its own work; [`Error::Rank`](crate::Error::Rank) when another rank failed.
     ///
     /// When epochs were finished before, the error is [`Error::Interrupted`](crate::Error::Interrupted): it has their
     /// history, and one of these for its cause.
@@ -208,12 +223,22 @@ impl Trainer {
         train: &Dataset,
         validation: &Dataset,
     ) -> Result<History> {
-        self.options.check(model)?;
-        check_classes("the training dataset", model, train)?;
-        check_classes("the validation dataset", model, validation)?;
-        enough::check(train)?;
+        let checked = self.check_run(model, train, validation);
+        Ranks::new(self.options.communicator.clone()).gather(checked)?;
         // What it is taught now makes other features and logits.
         model.set_familiarity(None);
         Run::new(&self.options, model, train, validation).run()
+    }
+
+    fn check_run<B: Backbone>(
+        &self,
+        model: &Classifier<B>,
+        train: &Dataset,
+        validation: &Dataset,
+    ) -> Result<()> {
+        self.options.check(model)?;
+        check_classes("the training dataset", model, train)?;
+        check_classes("the validation dataset", model, validation)?;
+        enough::check(train)
     }
 }

@@ -1,7 +1,5 @@
 //! Scores of a classifier on a dataset.
 
-use candle_core::DType;
-
 use super::evaluation::{ConfusionMatrix, Evaluation};
 use super::loss::{Loss, LossOptions};
 use super::scores::{PictureScore, Scores};
@@ -10,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::train::batches::BatchSource;
 use crate::words::count;
-use crate::{finite, progress};
+use crate::{finite, progress, transfer};
 
 /// The most classes that an error names.
 const NAMED: usize = 20;
@@ -59,6 +57,7 @@ impl<B: Backbone> Classifier<B> {
 }
 
 /// Figures of the pictures seen so far.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(in crate::train) struct Evaluator {
     matrix: ConfusionMatrix,
     /// The sum over the pictures.
@@ -83,18 +82,25 @@ impl Evaluator {
         let loss = Loss::for_head(model.head().config());
         let logits = model.forward_from(batch.first_block, &batch.inputs)?;
         let mean = loss.forward_with(&logits, &batch.labels, options)?;
-        for (what, tensor) in [("the logits", &logits), ("the loss", &mean)] {
-            if let Some(value) = finite::first_not_in(tensor)? {
+        let probabilities = model.head().probabilities(&logits)?;
+        let numbers = transfer::read(&[&logits, &mean, &probabilities])?;
+        for (what, numbers) in ["the logits", "the loss"].into_iter().zip(&numbers) {
+            if let Some(value) = finite::first_not(numbers) {
                 return Err(model.not_finite(format!("{what} of validation"), value));
             }
         }
-        let mean = mean.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-        self.loss += f64::from(mean) * batch.labels.len() as f64;
-        let probabilities = model.head().probabilities(&logits)?.to_vec2::<f32>()?;
+        self.loss += f64::from(numbers[1][0]) * batch.labels.len() as f64;
+        let probabilities = transfer::rows(&numbers[2], probabilities.dim(1)?);
         for (label, row) in batch.labels.iter().zip(&probabilities) {
             self.matrix.add(*label, row)?;
         }
         Ok(probabilities)
+    }
+
+    /// Takes in what another one has seen.
+    pub(in crate::train) fn add_all(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.matrix.add_all(other.matrix);
     }
 
     pub(in crate::train) fn evaluation<B: Backbone>(self, model: &Classifier<B>) -> Evaluation {

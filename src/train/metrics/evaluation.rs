@@ -101,6 +101,7 @@ impl Evaluation {
 
 /// How often each class was called each class, counted as pictures come: with two classes eight bytes for each picture,
 /// with more nothing that grows with their number, and with many nothing that grows with their pairs.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct ConfusionMatrix {
     /// Of each class, how often it was called itself, how often anything was called so, and how many pictures there
     /// are.
@@ -150,6 +151,22 @@ impl ConfusionMatrix {
             self.scored.push((*second, label == 1));
         }
         Ok(())
+    }
+
+    /// Adds the counts of another one, of the same classes.
+    pub(super) fn add_all(&mut self, other: Self) {
+        let add = |own: &mut Vec<usize>, other: Vec<usize>| {
+            for (own, other) in own.iter_mut().zip(other) {
+                *own += other;
+            }
+        };
+        add(&mut self.correct, other.correct);
+        add(&mut self.called, other.called);
+        add(&mut self.support, other.support);
+        for (own, other) in self.counts.iter_mut().zip(other.counts) {
+            add(own, other);
+        }
+        self.scored.extend(other.scored);
     }
 
     pub(super) fn pictures(&self) -> usize {

@@ -1,6 +1,6 @@
 //! Losses on logits, numerically stable, mean over the batch.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::model::Head;
@@ -61,16 +61,33 @@ impl Loss {
     ) -> Result<Tensor> {
         let classes = self.check(logits, labels)?;
         options.check(classes)?;
+        // A device gets them in one transfer: a column (N, 1) of targets, and one of weights where there are any.
+        let weights = &options.class_weights;
+        let targets = labels.iter().map(|label| self.target(*label));
+        let weight = |label: &u32| weights.get(*label as usize).map(|weight| *weight as f32);
+        let numbers: Vec<f32> = targets.chain(labels.iter().filter_map(weight)).collect();
+        let shape = (numbers.len() / labels.len(), labels.len(), 1);
+        let columns = Tensor::from_vec(numbers, shape, logits.device())?;
+        let targets = columns.get(0)?;
         let mut losses = match self {
-            Self::BinaryCrossEntropy => binary(logits, labels, options.label_smoothing)?,
-            Self::CategoricalCrossEntropy => categorical(logits, labels, options.label_smoothing)?,
+            Self::BinaryCrossEntropy => binary(logits, &targets, options.label_smoothing)?,
+            Self::CategoricalCrossEntropy => {
+                categorical(logits, &targets, options.label_smoothing)?
+            }
         };
-        if !options.class_weights.is_empty() {
-            let weights = labels.iter();
-            let weights = weights.map(|label| options.class_weights[*label as usize] as f32);
-            losses = (losses * column(weights.collect(), logits)?)?;
+        if !weights.is_empty() {
+            losses = (losses * columns.get(1)?.to_dtype(logits.dtype())?)?;
         }
         Ok(losses.mean_all()?)
+    }
+
+    /// What a label is to the formula: −1 or 1 of one sigmoid unit, and of softmax units the number itself, which f32
+    /// holds exactly for the first 16 million classes.
+    fn target(self, label: u32) -> f32 {
+        match self {
+            Self::BinaryCrossEntropy => 2.0 * label as f32 - 1.0,
+            Self::CategoricalCrossEntropy => label as f32,
+        }
     }
 
     /// Checks shapes and labels, and returns the number of classes.
@@ -99,12 +116,11 @@ impl Loss {
     }
 }
 
-/// The loss of each picture, (N, 1), of one sigmoid unit.
-fn binary(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Tensor> {
+/// The loss of each picture, (N, 1), of one sigmoid unit, and signs (N, 1).
+fn binary(logits: &Tensor, signs: &Tensor, smoothing: f64) -> Result<Tensor> {
     // −ln sigmoid(s·z), with s = 1 for label 1 and −1 for label 0; the share a of a label that smoothing gives to the
     // other class adds a·(s·z), since ln sigmoid(x) = x + ln sigmoid(−x).
-    let signs = labels.iter().map(|label| 2.0 * *label as f32 - 1.0);
-    let margins = (logits * column(signs.collect(), logits)?)?;
+    let margins = (logits * signs.to_dtype(logits.dtype())?)?;
     let plain = softplus(&margins.neg()?)?;
     if smoothing > 0.0 {
         return Ok((plain + (margins * (smoothing / 2.0))?)?);
@@ -112,10 +128,10 @@ fn binary(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Tensor> {
     Ok(plain)
 }
 
-/// The loss of each picture, (N, 1), of K softmax units.
-fn categorical(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Tensor> {
-    let (rows, columns) = logits.dims2()?;
-    let labels = Tensor::from_slice(labels, (rows, 1), logits.device())?;
+/// The loss of each picture, (N, 1), of K softmax units, and labels (N, 1).
+fn categorical(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result<Tensor> {
+    let columns = logits.dim(1)?;
+    let labels = labels.to_dtype(DType::U32)?;
     let log_probabilities = candle_nn::ops::log_softmax(logits, D::Minus1)?;
     let plain = log_probabilities.gather(&labels, 1)?.neg()?;
     if smoothing > 0.0 {
@@ -124,12 +140,6 @@ fn categorical(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Tensor
         return Ok(((plain * (1.0 - smoothing))? - spread)?);
     }
     Ok(plain)
-}
-
-/// Numbers as a column (N, 1) on the device, and of the type, of the logits.
-fn column(values: Vec<f32>, logits: &Tensor) -> Result<Tensor> {
-    let column = Tensor::from_vec(values, (logits.dim(0)?, 1), logits.device())?;
-    Ok(column.to_dtype(logits.dtype())?)
 }
 
 /// How labels become what a loss compares with; the default is as they are.

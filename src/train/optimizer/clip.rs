@@ -1,7 +1,7 @@
 //! Bounds on the gradients of a step.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
 
@@ -34,23 +34,63 @@ impl Clip {
     ) -> Result<()> {
         match self {
             Self::Value(bound) => replace(gradients, variables, |gradient| {
-                gradient.clamp(-bound, bound)
+                // As tensors of the device: a number would be sent there each time.
+                let bounds = (gradient.zeros_like()? + bound)?;
+                gradient.maximum(&bounds.neg()?)?.minimum(&bounds)
             }),
             Self::Norm(bound) => {
-                let mut squares = 0.0;
-                for gradient in variables.clone().filter_map(|var| gradients.get(var)) {
-                    let sum = gradient.detach().sqr()?.sum_all()?.to_dtype(DType::F64)?;
-                    squares += sum.to_scalar::<f64>()?;
+                let mut devices = variables.clone().map(|var| var.device());
+                match devices.all(Device::is_cpu) {
+                    true => norm(bound, gradients, variables),
+                    false => norm_on_device(bound, gradients, variables),
                 }
-                // The small number is PyTorch's.
-                let scale = bound / (squares.sqrt() + 1e-6);
-                if scale < 1.0 {
-                    replace(gradients, variables, |gradient| gradient * scale)?;
-                }
-                Ok(())
             }
         }
     }
+}
+
+/// PyTorch's.
+const EPSILON: f64 = 1e-6;
+
+fn norm<'a>(
+    bound: f64,
+    gradients: &mut GradStore,
+    variables: impl Iterator<Item = &'a Var> + Clone,
+) -> Result<()> {
+    let mut squares = 0.0;
+    for gradient in variables.clone().filter_map(|var| gradients.get(var)) {
+        let sum = gradient.detach().sqr()?.sum_all()?.to_dtype(DType::F64)?;
+        squares += sum.to_scalar::<f64>()?;
+    }
+    let scale = bound / (squares.sqrt() + EPSILON);
+    if scale < 1.0 {
+        replace(gradients, variables, |gradient| gradient * scale)?;
+    }
+    Ok(())
+}
+
+/// The same without a transfer: the scale stays on the device.
+fn norm_on_device<'a>(
+    bound: f64,
+    gradients: &mut GradStore,
+    variables: impl Iterator<Item = &'a Var> + Clone,
+) -> Result<()> {
+    let sums = variables
+        .clone()
+        .filter_map(|var| gradients.get(var))
+        .map(|gradient| gradient.detach().to_dtype(DType::F32)?.sqr()?.sum_all());
+    let sums = sums.collect::<candle_core::Result<Vec<_>>>()?;
+    if sums.is_empty() {
+        return Ok(());
+    }
+    let norm = Tensor::stack(&sums, 0)?.sum_all()?.sqrt()?;
+    let scale = ((norm + EPSILON)?.recip()? * bound)?;
+    // A norm that is NaN scales nothing.
+    let one = scale.ones_like()?;
+    let scale = scale.lt(&one)?.where_cond(&scale, &one)?;
+    replace(gradients, variables, |gradient| {
+        gradient.broadcast_mul(&scale.to_dtype(gradient.dtype())?)
+    })
 }
 
 fn replace<'a>(
@@ -69,30 +109,39 @@ fn replace<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     /// torch.nn.utils.clip_grad_norm_ and clip_grad_value_ on gradients [3, −4] and [[12]] (torch 2.15.0).
     #[test]
     fn clipping_is_pytorchs() {
-        let clipped = |clip: Clip| -> Vec<f32> {
+        type Apply = fn(Clip, &mut GradStore, [&Var; 2]) -> Result<()>;
+        let clipped_by = |clip: Clip, apply: Apply| -> Vec<f32> {
             let a = Var::new(&[1f32, 1.0], &Device::Cpu).unwrap();
             let b = Var::new(&[[1f32]], &Device::Cpu).unwrap();
             let slopes = Tensor::new(&[3f32, -4.0], &Device::Cpu).unwrap();
             let loss = (a.as_tensor() * slopes).unwrap().sum_all().unwrap();
             let loss = (loss + (b.sum_all().unwrap() * 12.0).unwrap()).unwrap();
             let mut gradients = loss.backward().unwrap();
-            clip.apply(&mut gradients, [&a, &b].into_iter()).unwrap();
+            apply(clip, &mut gradients, [&a, &b]).unwrap();
             let numbers = |var: &Var| gradients.get(var).unwrap().flatten_all().unwrap();
             [numbers(&a), numbers(&b)]
                 .iter()
                 .flat_map(|t| t.to_vec1::<f32>().unwrap())
                 .collect()
         };
-        // The norm is 13.
-        assert_eq!(clipped(Clip::Norm(13.1)), [3.0, -4.0, 12.0]);
-        for (found, expected) in clipped(Clip::Norm(6.5)).into_iter().zip([1.5, -2.0, 6.0]) {
-            assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+        let by_clip: Apply = |clip, gradients, vars| clip.apply(gradients, vars.into_iter());
+        let on_device: Apply = |clip, gradients, vars| {
+            let (Clip::Norm(bound) | Clip::Value(bound)) = clip;
+            norm_on_device(bound, gradients, vars.into_iter())
+        };
+        for apply in [by_clip, on_device] {
+            // The norm is 13.
+            assert_eq!(clipped_by(Clip::Norm(13.1), apply), [3.0, -4.0, 12.0]);
+            let half = clipped_by(Clip::Norm(6.5), apply);
+            for (found, expected) in half.into_iter().zip([1.5, -2.0, 6.0]) {
+                assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+            }
         }
+        let clipped = |clip| clipped_by(clip, by_clip);
         assert_eq!(clipped(Clip::Value(3.5)), [3.0, -3.5, 3.5]);
         assert!(Clip::Norm(0.0).check().is_err() && Clip::Value(f64::NAN).check().is_err());
     }

@@ -91,7 +91,7 @@ impl<R: UpdateRule> candle_nn::Optimizer for Optimizer<R> {
     fn step(&mut self, gradients: &GradStore) -> CandleResult<()> {
         let wrong = self
             .states
-            .step(&self.rule, self.learning_rate, gradients, false)?;
+            .step(&self.rule, self.learning_rate, gradients)?;
         match wrong {
             None => Ok(()),
             Some((variable, value)) => {

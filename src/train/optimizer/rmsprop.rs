@@ -250,7 +250,7 @@ impl UpdateRule for RmsPropRule {
         let variance = match mean {
             Some(mean) => {
                 *mean = average(mean, gradient)?;
-                (&*mean_square - mean.sqr()?)?.maximum(0.0)?
+                (&*mean_square - mean.sqr()?)?.maximum(&mean.zeros_like()?)?
             }
             None => mean_square.clone(),
         };

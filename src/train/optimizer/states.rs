@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 use super::fused::{self, FusedStep, SLOTS};
 use super::rule::{Step, UpdateRule};
 use crate::error::{Error, Result};
-use crate::finite;
+use crate::{finite, transfer};
 
 /// A variable that an optimizer updates.
 #[derive(Clone, Debug)]
@@ -67,15 +67,27 @@ impl VariableStates {
 
     /// Updates every variable that has a gradient, or none: then it returns the first whose new weights, or whose
     /// state, have a number that is NaN or infinite, and that number.
+    pub(super) fn step(
+        &mut self,
+        rule: &dyn UpdateRule,
+        learning_rate: f64,
+        gradients: &GradStore,
+    ) -> CandleResult<Option<(String, f32)>> {
+        let planned = self.plan(rule, learning_rate, gradients, false)?;
+        let doubts = transfer::read(&planned.doubts())?;
+        self.commit(planned, &doubts)
+    }
+
+    /// Works out what every variable that has a gradient becomes, for [`commit`](Self::commit).
     ///
     /// Gradients that are `spent` may be written over, where they share their memory with nothing else.
-    pub(in crate::train) fn step(
+    pub(in crate::train) fn plan(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
         gradients: &GradStore,
         spent: bool,
-    ) -> CandleResult<Option<(String, f32)>> {
+    ) -> CandleResult<Planned> {
         let shared = self.shared(gradients);
         let spent = |gradient: &Tensor| {
             let place = fused::place(gradient).filter(|_| spent);
@@ -91,11 +103,34 @@ impl VariableStates {
                     variable.step(rule, learning_rate, &gradient.detach(), spent)?
                 }
             });
-            if let Some(Moved::Wrong(value)) = moved.last() {
-                return Ok(Some((variable.variable.name.clone(), *value)));
+            if let Some(Moved::Wrong(_)) = moved.last() {
+                break;
             }
         }
-        for (variable, moved) in self.0.iter_mut().zip(moved) {
+        Ok(Planned(moved))
+    }
+
+    /// Makes the variables what was planned, by what was read of the plan's [doubts](Planned::doubts); or, where the
+    /// weights or the state of one would be NaN or infinite, none of them, and returns the first with the number.
+    pub(in crate::train) fn commit(
+        &mut self,
+        planned: Planned,
+        doubts: &[Vec<f32>],
+    ) -> CandleResult<Option<(String, f32)>> {
+        let mut doubts = doubts.iter().flatten();
+        for (own, moved) in self.0.iter().zip(&planned.0) {
+            let wrong = match moved {
+                Moved::Wrong(value) => Some(value),
+                Moved::Tensor { .. } => {
+                    Some(doubts.next().unwrap_or(&f32::NAN)).filter(|doubt| **doubt != 0.0)
+                }
+                Moved::Not | Moved::Exchange(_) => None,
+            };
+            if let Some(value) = wrong {
+                return Ok(Some((own.variable.name.clone(), *value)));
+            }
+        }
+        for (variable, moved) in self.0.iter_mut().zip(planned.0) {
             variable.commit(moved)?;
         }
         Ok(None)
@@ -176,13 +211,30 @@ impl VariableStates {
     }
 }
 
-/// What a step made of a variable, which is still as it was.
+/// What a step made of the variables, in their order, which are still as they were.
+pub(in crate::train) struct Planned(Vec<Moved>);
+
+impl Planned {
+    /// Of each variable that candle's operations moved, a number on its device: 0, or NaN where a number that it would
+    /// have is NaN or infinite.
+    pub(in crate::train) fn doubts(&self) -> Vec<&Tensor> {
+        let moved = self.0.iter();
+        let doubts = moved.filter_map(|moved| match moved {
+            Moved::Tensor { doubt, .. } => Some(doubt),
+            _ => None,
+        });
+        doubts.collect()
+    }
+}
+
+/// What a step made of a variable.
 enum Moved {
     /// It had no gradient.
     Not,
     /// Its numbers are in a tensor that nobody else needs.
     Exchange(Tensor),
-    Tensor(Tensor),
+    /// Its numbers, and a doubt of them and of its state.
+    Tensor { next: Tensor, doubt: Tensor },
     /// This number is NaN or infinite.
     Wrong(f32),
 }
@@ -224,13 +276,12 @@ impl VariableState {
             }
             Slots::Tensors(slots) => {
                 let weight = var.as_detached_tensor();
-                let weight = rule.update(step, &weight, gradient, slots)?;
-                for tensor in [&weight].into_iter().chain(slots.iter().flatten()) {
-                    if let Some(wrong) = doubt(tensor)? {
-                        return Ok(Moved::Wrong(wrong));
-                    }
+                let next = rule.update(step, &weight, gradient, slots)?;
+                let mut doubt = finite::doubt(&next)?;
+                for slot in slots.iter().flatten() {
+                    doubt = (doubt + finite::doubt(slot)?)?;
                 }
-                Ok(Moved::Tensor(weight))
+                Ok(Moved::Tensor { next, doubt })
             }
         }
     }
@@ -240,7 +291,7 @@ impl VariableState {
         let var = &self.variable.var;
         match moved {
             Moved::Exchange(next) if fused::place(var).is_some() => fused::exchange(var, &next),
-            Moved::Exchange(next) | Moved::Tensor(next) => var.set(&next),
+            Moved::Exchange(next) | Moved::Tensor { next, .. } => var.set(&next),
             Moved::Not | Moved::Wrong(_) => Ok(()),
         }
     }
@@ -304,13 +355,6 @@ impl VariableState {
         }
         Ok(used)
     }
-}
-
-/// NaN where a tensor, on any device, holds a number that is NaN or infinite.
-fn doubt(tensor: &Tensor) -> CandleResult<Option<f32>> {
-    let zeros = (tensor * 0.0)?.sum_all()?.to_dtype(DType::F32)?;
-    let sum = zeros.to_scalar::<f32>()?;
-    Ok((sum != 0.0).then_some(sum))
 }
 
 impl State {
