@@ -1,7 +1,6 @@
 //! The files of a run and of a study: what is read of them can be shown and written, or is refused by name.
 
 use std::fs;
-use std::path::Path;
 
 use headstart::run::{Metrics, Run, Settings};
 use headstart::study::Oddities;
@@ -50,7 +49,7 @@ pub fn metrics(data: &[u8]) {
 
 /// The page of two runs that are one.
 #[cfg(feature = "report")]
-fn compare(run: &Path) {
+fn compare(run: &std::path::Path) {
     fs::write(run.join("history.json"), json(&some_history(3))).expect("room for a file");
     let compared = headstart::report::Report::compare([run, run]).expect("it was read before");
     let _ = compared.to_string();

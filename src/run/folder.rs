@@ -212,7 +212,13 @@ impl Run {
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
     pub fn metrics_of(folder: impl AsRef<Path>) -> Result<Metrics> {
-        load_json(&folder.as_ref().join("metrics.json"))
+        let path = folder.as_ref().join("metrics.json");
+        let metrics: Metrics = load_json(&path)?;
+        if let Some((_, evaluation)) = metrics.judged() {
+            let checked = evaluation.check();
+            checked.map_err(Error::format("figures as JSON", &path))?;
+        }
+        Ok(metrics)
     }
 }
 

@@ -239,6 +239,26 @@ fn auc(mut scored: Vec<(f32, bool)>) -> Option<f64> {
 }
 
 impl Evaluation {
+    /// Refuses what a file may say and no scores are: counts that are not of these classes, or of more pictures than
+    /// there can be.
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
+        let classes = self.per_class.len();
+        let rows = self.confusion.iter();
+        let is_square = self.confusion.is_empty() || self.confusion.len() == classes;
+        if !is_square || rows.clone().any(|row| row.len() != classes) {
+            return Err(format!("the confusion is not one of {classes} classes"));
+        }
+        let support = self.per_class.iter().map(|class| &class.support);
+        match rows
+            .flatten()
+            .chain(support)
+            .find(|count| u32::try_from(**count).is_err())
+        {
+            Some(count) => Err(format!("{count} are too many pictures")),
+            None => Ok(()),
+        }
+    }
+
     /// Loss, accuracy and the table of classes as text, without the confusion.
     pub fn table(&self) -> String {
         let (loss, accuracy) = (figure(self.loss, 4), figure(self.accuracy, 4));
