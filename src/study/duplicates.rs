@@ -2,25 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
+use super::alike::{self, Alike, Look};
 use super::features::Features;
-use super::fingerprints::{Fingerprint, Fingerprints};
+use super::fingerprints::Fingerprints;
 use super::groups::Groups;
-use super::product::{direction, dot, mean};
+use super::product::{direction, mean};
 use crate::error::{Error, Result};
-
-/// Pairs are looked at closely whose thumbnails agree so well at 8 × 8, or less well if their features agree too
-/// (cosine, after the mean picture's are taken away). Features see through cropping, thumbnails through a change of
-/// size.
-const CERTAIN: f32 = 0.9;
-const COARSE: f32 = 0.7;
-const FEATURES: f32 = 0.25;
-
-/// Near-duplicates correlate so well at least where they lie on each other best.
-const CLOSE: f32 = 0.93;
 
 /// A named part of the data, such as train, validation or test.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +76,9 @@ impl fmt::Display for Duplicate {
 /// mirroring or a border of up to a tenth that was cut off.
 ///
 /// A pair is looked at closely where small thumbnails agree, or less so and features too; it is one picture if larger
-/// thumbnails, laid on each other in every way that cropping and mirroring allow, correlate by 0.93 or more. All pairs
-/// are compared, so the time grows with the square of the pictures: a second for 800 on two cores.
+/// thumbnails, laid on each other in every way that cropping and mirroring allow, correlate by 0.93 or more. Every two
+/// pictures are compared, and what their lowest frequencies alone rule out is not looked at: the time still grows with
+/// the square of the pictures, and with the number of those that are much alike.
 #[derive(Clone, Debug, Default)]
 pub struct Duplicates {
     pairs: Vec<Duplicate>,
@@ -108,25 +98,16 @@ impl Duplicates {
                 found: widths,
             });
         }
-        let looks = looks(splits);
-        let pairs: Vec<(usize, usize, bool, f32)> = (0..looks.len())
-            .into_par_iter()
-            .flat_map_iter(|i| {
-                let looks = &looks;
-                let later = (i + 1)..looks.len();
-                later.filter_map(move |j| {
-                    let similarity = looks[i].compare(&looks[j])?;
-                    Some((i, j, looks[i].print.hash == looks[j].print.hash, similarity))
-                })
-            })
-            .collect();
-        let duplicate = |(i, j, is_exact, similarity): (usize, usize, bool, f32)| Duplicate {
-            first: looks[i].place(splits),
-            second: looks[j].place(splits),
-            is_exact,
-            similarity,
+        let (looks, places) = looks(splits);
+        let place = |position: usize| place(splits, places[position]);
+        let duplicate = |pair: Alike| Duplicate {
+            first: place(pair.first),
+            second: place(pair.second),
+            is_exact: pair.is_exact,
+            similarity: pair.similarity,
         };
-        let mut pairs: Vec<Duplicate> = pairs.into_iter().map(duplicate).collect();
+        let pairs = alike::pairs(&looks).into_iter();
+        let mut pairs: Vec<Duplicate> = pairs.map(duplicate).collect();
         let order = |pair: &Duplicate| (!pair.leaks(), !pair.contradicts(), !pair.is_exact);
         pairs.sort_by(|a, b| {
             order(a)
@@ -143,77 +124,63 @@ impl Duplicates {
 
     /// Groups of pictures that are one, for [`CrossValidation::groups`](super::CrossValidation::groups).
     pub fn groups(&self) -> Groups {
-        let mut numbers: HashMap<PathBuf, usize> = HashMap::new();
-        for (number, pair) in self.pairs.iter().enumerate() {
-            let known =
-                [&pair.first.path, &pair.second.path].map(|path| numbers.get(path).copied());
-            let own = known[0].or(known[1]).unwrap_or(number);
-            if let [Some(first), Some(second)] = known {
-                numbers
-                    .values_mut()
-                    .filter(|n| **n == second)
-                    .for_each(|n| *n = first);
-            }
-            numbers.insert(pair.first.path.clone(), own);
-            numbers.insert(pair.second.path.clone(), own);
+        let mut numbers = HashMap::<&Path, usize>::new();
+        // Of each picture, one that it is in a group with; the last one of a group is its own.
+        let mut next: Vec<usize> = Vec::new();
+        for pair in &self.pairs {
+            let [first, second] = [&pair.first.path, &pair.second.path].map(|path| {
+                let number = *numbers.entry(path).or_insert(next.len());
+                if number == next.len() {
+                    next.push(number);
+                }
+                last(&mut next, number)
+            });
+            next[first] = second;
         }
-        Groups::numbered(numbers)
+        let numbers = numbers.into_iter();
+        let numbers = numbers.map(|(path, number)| (path.to_owned(), last(&mut next, number)));
+        Groups::numbered(numbers.collect())
     }
 }
 
-/// A picture as others are compared with it.
-struct Look<'a> {
-    split: usize,
-    index: usize,
-    print: &'a Fingerprint,
-    /// Without the mean picture's, and of length 1.
-    features: Vec<f32>,
+/// The last of a group; the way there gets shorter.
+fn last(next: &mut [usize], mut number: usize) -> usize {
+    while next[number] != number {
+        next[number] = next[next[number]];
+        number = next[number];
+    }
+    number
 }
 
-impl Look<'_> {
-    fn place(&self, splits: &[Split<'_>]) -> Place {
-        let Split { name, features, .. } = splits[self.split];
-        Place {
-            path: features.paths()[self.index].clone(),
-            class: features.class_names()[features.labels()[self.index]].clone(),
-            split: name.to_owned(),
-        }
-    }
+/// A split's number, and a picture's position in it.
+type Position = (usize, usize);
 
-    /// How alike two pictures are, if they are one.
-    fn compare(&self, other: &Self) -> Option<f32> {
-        if self.print.hash == other.print.hash {
-            return Some(1.0);
-        }
-        if self.print.is_blank() || other.print.is_blank() {
-            return None;
-        }
-        let (a, b) = (&self.print.thumbnail, &other.print.thumbnail);
-        let coarsely = a.coarsely(b);
-        let is_candidate = coarsely >= CERTAIN
-            || coarsely >= COARSE && dot(&self.features, &other.features) >= FEATURES;
-        let similarity = if is_candidate { a.closely(b) } else { 0.0 };
-        (similarity >= CLOSE).then_some(similarity)
+fn place(splits: &[Split<'_>], (split, index): Position) -> Place {
+    let Split { name, features, .. } = splits[split];
+    Place {
+        path: features.paths()[index].clone(),
+        class: features.class_names()[features.labels()[index]].clone(),
+        split: name.to_owned(),
     }
 }
 
-fn looks<'a>(splits: &'a [Split<'a>]) -> Vec<Look<'a>> {
+/// The pictures of all splits as they are compared, and where they are.
+fn looks<'a>(splits: &'a [Split<'a>]) -> (Vec<Look<'a>>, Vec<Position>) {
     let width = splits.first().map_or(0, |split| split.features.width());
     let rows = |split: &'a Split<'a>| split.features.rows().chunks_exact(width);
     let mean = mean(splits.iter().flat_map(rows), width);
-    let mut looks = Vec::new();
+    let (mut looks, mut places) = (Vec::new(), Vec::new());
     for (number, split) in splits.iter().enumerate() {
         for (index, path) in split.features.paths().iter().enumerate() {
             let Some(print) = split.fingerprints.get(path) else {
                 continue;
             };
+            places.push((number, index));
             looks.push(Look {
-                split: number,
-                index,
                 print,
                 features: direction(split.features.row(index), &mean),
             });
         }
     }
-    looks
+    (looks, places)
 }

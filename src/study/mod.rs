@@ -4,6 +4,7 @@
 //! on them: [`LinearHead`] fits a classifier's head, [`CrossValidation`] says how good it is on new pictures.
 
 mod advice;
+mod alike;
 mod calibration;
 mod csv;
 mod design;

@@ -23,14 +23,9 @@ impl Thumbnail {
     pub(super) fn of(grey: &GrayImage) -> Self {
         let side = SIDE as u32;
         let levels = resize(grey, side, side, FilterType::Triangle).into_raw();
-        let whole = Window {
-            left: 0.0,
-            top: 0.0,
-            share: 1.0,
-        };
         let coarse = [false, true].map(|is_mirrored| {
             let mut numbers = [0.0; COARSE * COARSE];
-            sample(&levels, whole, COARSE, is_mirrored, &mut numbers);
+            sample(&levels, WHOLE, COARSE, is_mirrored, &mut numbers);
             normalise(&mut numbers);
             numbers
         });
@@ -43,35 +38,125 @@ impl Thumbnail {
         plain.max(product(&self.coarse[1], &other.coarse[0]))
     }
 
-    /// The correlation at 24 × 24, −1 to 1, at the best of those windows, mirrored or not, by which one picture may be
-    /// a part of the other.
-    pub(super) fn closely(&self, other: &Self) -> f32 {
-        self.as_part(other).max(other.as_part(self))
+    /// The lowest frequencies of what is compared at first.
+    pub(super) fn low(&self) -> Low {
+        Low::of::<COARSE>(&self.coarse[0])
     }
 
-    /// The same where this one is the whole or a part of the other.
-    fn as_part(&self, whole: &Self) -> f32 {
-        let full = Window {
-            left: 0.0,
-            top: 0.0,
-            share: 1.0,
+    /// The lowest frequencies of what is compared closely.
+    pub(super) fn close_low(&self) -> Low {
+        Low::of::<CLOSE>(&self.close(WHOLE))
+    }
+
+    /// Every part of it that another picture may be, at 24 × 24, with mean 0 and length 1.
+    pub(super) fn windows(&self) -> Vec<Part> {
+        let part = |window| {
+            let numbers = self.close(window);
+            let low = Low::of::<CLOSE>(&numbers);
+            Part { numbers, low }
         };
-        let own = [false, true].map(|is_mirrored| {
-            let mut own = [0.0; CLOSE * CLOSE];
-            sample(&self.levels, full, CLOSE, is_mirrored, &mut own);
-            normalise(&mut own);
-            own
-        });
-        let mut part = [0.0; CLOSE * CLOSE];
+        windows().map(part).collect()
+    }
+
+    /// The correlation, as it is or mirrored, with the best of another's windows, if that is as much as `least`; −1 if
+    /// it is not. `low` are its own lowest frequencies, which rule most windows out.
+    pub(super) fn best_of(&self, low: &Low, windows: &[Part], least: f32) -> f32 {
+        let mut own = None;
         let mut best = -1f32;
-        for window in windows() {
-            sample(&whole.levels, window, CLOSE, false, &mut part);
-            normalise(&mut part);
+        for window in windows
+            .iter()
+            .filter(|window| low.bound(&window.low) >= least)
+        {
+            let [own, mirrored] = own.get_or_insert_with(|| {
+                let own = self.close(WHOLE);
+                let mut mirrored = own;
+                mirrored.chunks_exact_mut(CLOSE).for_each(<[f32]>::reverse);
+                [own, mirrored]
+            });
             best = best
-                .max(product(&own[0], &part))
-                .max(product(&own[1], &part));
+                .max(product(own, &window.numbers))
+                .max(product(mirrored, &window.numbers));
         }
-        best
+        if best >= least { best } else { -1.0 }
+    }
+
+    fn close(&self, window: Window) -> Close {
+        let mut numbers = [0.0; CLOSE * CLOSE];
+        sample(&self.levels, window, CLOSE, false, &mut numbers);
+        normalise(&mut numbers);
+        numbers
+    }
+}
+
+/// What is compared closely.
+pub(super) type Close = [f32; CLOSE * CLOSE];
+
+/// A part of a picture that another one may be.
+pub(super) struct Part {
+    numbers: Close,
+    low: Low,
+}
+
+/// Rounding may be off by less than this.
+const SLACK: f32 = 1e-4;
+
+/// The four lowest frequencies each way of n × n numbers, by the cosine transform that keeps lengths. Apart are those
+/// that are even across, which mirroring keeps, and those that are odd, whose signs it turns.
+pub(super) struct Low {
+    pub(super) even: [f32; 8],
+    pub(super) odd: [f32; 8],
+    /// The length of what the other frequencies are.
+    pub(super) rest: f32,
+}
+
+impl Low {
+    fn of<const N: usize>(numbers: &[f32]) -> Self {
+        let n = N as f64;
+        let wave = |frequency: usize, place: usize| {
+            let size = if frequency == 0 { 1.0 } else { 2.0 };
+            let angle = std::f64::consts::PI * (place as f64 + 0.5) * frequency as f64 / n;
+            ((size / n).sqrt() * angle.cos()) as f32
+        };
+        let waves: [[f32; N]; 4] =
+            std::array::from_fn(|frequency| std::array::from_fn(|place| wave(frequency, place)));
+        // Rows first, then what they come to.
+        let mut across = [[0f32; N]; 4];
+        for (row, numbers) in numbers.chunks_exact(N).enumerate() {
+            for (frequency, wave) in waves.iter().enumerate() {
+                across[frequency][row] = numbers.iter().zip(wave).map(|(x, w)| x * w).sum();
+            }
+        }
+        let (mut even, mut odd) = ([0.0; 8], [0.0; 8]);
+        let mut left: f64 = numbers.iter().map(|x| f64::from(*x).powi(2)).sum();
+        for (down, wave) in waves.iter().enumerate() {
+            for (frequency, column) in across.iter().enumerate() {
+                let share: f32 = column.iter().zip(wave).map(|(x, w)| x * w).sum();
+                left -= f64::from(share).powi(2);
+                let part = if frequency % 2 == 0 {
+                    &mut even
+                } else {
+                    &mut odd
+                };
+                part[2 * down + frequency / 2] = share;
+            }
+        }
+        // What rounding may have taken away.
+        let rest = left.max(0.0) + 1e-6;
+        Self {
+            even,
+            odd,
+            rest: rest.sqrt() as f32,
+        }
+    }
+
+    /// Above what a correlation cannot be, as it is or mirrored: with these frequencies as vectors a and b, and what is
+    /// left of the length 1 as r and s, a·b + r·s (Cauchy and Schwarz).
+    fn bound(&self, other: &Self) -> f32 {
+        let (even, odd) = (
+            product(&self.even, &other.even),
+            product(&self.odd, &other.odd),
+        );
+        even + odd.abs() + self.rest * other.rest + SLACK
     }
 }
 
@@ -82,6 +167,12 @@ struct Window {
     top: f32,
     share: f32,
 }
+
+const WHOLE: Window = Window {
+    left: 0.0,
+    top: 0.0,
+    share: 1.0,
+};
 
 fn windows() -> impl Iterator<Item = Window> {
     SHARES.into_iter().flat_map(|share| {
