@@ -4,6 +4,7 @@
 mod browser;
 mod figures;
 mod folders;
+#[cfg(feature = "mpi")]
 mod ranks;
 mod terminal;
 

@@ -1,29 +1,8 @@
 //! The command as several processes, which `mpirun` starts.
 
-use super::{at, classes, headstart, text};
-#[cfg(feature = "mpi")]
-use super::{json, read, succeed, trained};
-
-/// Each would train by itself, and all write to one folder.
-#[test]
-#[cfg(not(feature = "mpi"))]
-fn several_processes_need_the_feature_mpi() {
-    let pictures = tempfile::tempdir().unwrap();
-    classes(pictures.path(), &["blue", "red"], 2);
-    let output = headstart(&["train", at(pictures.path())])
-        .env("OMPI_COMM_WORLD_SIZE", "2")
-        .output()
-        .unwrap();
-    let told = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(
-        told.contains("without the feature `mpi`") && told.contains("2 processes"),
-        "{told}"
-    );
-}
+use super::{at, classes, headstart, json, read, succeed, text, trained};
 
 /// What so many processes write to the standard output, and to the standard error.
-#[cfg(feature = "mpi")]
 fn by_ranks(ranks: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let launcher = std::env::var("HEADSTART_MPIRUN").unwrap_or_else(|_| "mpirun".to_owned());
     let output = std::process::Command::new(launcher)
@@ -45,7 +24,6 @@ fn by_ranks(ranks: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-#[cfg(feature = "mpi")]
 #[ignore = "needs mpirun"]
 fn three_ranks_train_one_run_that_one_resumes() {
     let pictures = tempfile::tempdir().unwrap();
@@ -95,7 +73,6 @@ fn three_ranks_train_one_run_that_one_resumes() {
 }
 
 #[test]
-#[cfg(feature = "mpi")]
 #[ignore = "needs mpirun"]
 fn ranks_share_a_folder_and_one_prints_it_in_order() {
     let trained = trained();

@@ -86,10 +86,10 @@ impl TrainStep {
             tensor,
             value,
         };
-        let forward = |own: &Self, batch: &Batch| own.forward(model, batch, epoch, &diverged);
+        let forward = |own: &Self, batch: &Batch| own.forward(model, batch, epoch, diverged);
         let (gradients, output) = match &share.batch {
             Some(batch) if ranks.is_alone() && !model.base().device().is_cpu() => {
-                return self.run_on_device(model, batch, epoch, learning_rate, &diverged);
+                return self.run_on_device(model, batch, epoch, learning_rate, diverged);
             }
             Some(batch) if ranks.is_alone() => {
                 let Forward { loss, output } = forward(self, batch)?;

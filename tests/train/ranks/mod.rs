@@ -517,3 +517,32 @@ fn no_rank_waits_for_one_that_fails() {
         "{ends:?}"
     );
 }
+
+/// Asks for the ranks that a launcher would have started.
+#[test]
+#[cfg(not(feature = "mpi"))]
+#[ignore = "is run by the other"]
+fn child() {
+    println!(
+        "{:?}",
+        headstart::train::communicator::world().map(|ranks| ranks.size())
+    );
+}
+
+/// Each process would train by itself, and all write to the same files.
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn several_processes_of_a_program_without_mpi_are_refused() {
+    let told = |size: &str| {
+        let program = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(program)
+            .args(["ranks::child", "--exact", "--ignored", "--nocapture"])
+            .env("OMPI_COMM_WORLD_SIZE", size)
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert!(told("1").contains("Ok(1)"), "{}", told("1"));
+    let said =
+        "without the feature `mpi`; expected one with it, since it was started as 2 processes";
+    assert!(told("2").contains(said), "{}", told("2"));
+}
