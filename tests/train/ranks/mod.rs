@@ -367,6 +367,39 @@ fn a_picture_that_cannot_be_used_is_known_to_all_ranks() {
     );
 }
 
+#[test]
+fn ranks_keep_the_features_of_their_own_pictures() {
+    let (_folder, dataset) = common::colours(PICTURES);
+    let kept = tempfile::tempdir().unwrap();
+    let cache = || FeatureCache::on_disk(kept.path()).views(2);
+    let trainer = || varied(RmsProp::new(1e-4)).feature_cache(cache());
+    let expected = end(vgg(Some(Block::Conv5)), trainer(), &dataset).unwrap();
+    let files = || -> Vec<u64> {
+        let files = std::fs::read_dir(kept.path()).unwrap();
+        files
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .collect()
+    };
+    // Two views, and the validation pictures.
+    let whole = files();
+    assert_eq!(whole.len(), 3);
+    for _ in 0..2 {
+        let found = together(2, |member| {
+            end(
+                vgg(Some(Block::Conv5)),
+                trainer().communicator(member),
+                &dataset,
+            )
+            .unwrap()
+        });
+        check_near("cached on disk", &found[0], &expected);
+        // Each rank's, found again the second time: half as large as one's.
+        assert_eq!(files().len(), 3 + 2 * 3);
+        let (all, one): (u64, u64) = (files().iter().sum(), whole.iter().sum());
+        assert!(all < 2 * one + one / 5, "{all} {one}");
+    }
+}
+
 /// What each rank says when one of them does something else.
 fn differing(work: impl Fn(Member) -> Result<End> + Sync) -> Vec<String> {
     together(3, |member| work(member).err().unwrap().to_string())
