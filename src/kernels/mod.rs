@@ -51,7 +51,7 @@ mod winograd;
 
 pub use activation::Activation;
 pub(crate) use candle::{
-    Input, Listener, Operand, backward, fill, listening, run_with_graph, values, with_numbers,
+    Input, Operand, backward, listening, run_with_graph, values, with_numbers,
 };
 pub(crate) use isa::{Isa, SWITCH, vectorize};
 pub(crate) use network::{PackedWeights, run};

@@ -1,6 +1,7 @@
 //! What a classifier and a trainer ask of a base: the only door between them and an architecture.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
@@ -16,6 +17,9 @@ pub enum Mode {
     /// No graph is recorded and no activation is kept.
     Infer,
 }
+
+/// Takes a variable and its gradient, from any thread.
+pub type GradientListener = Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>;
 
 /// A part of a base that is frozen or trained as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +141,22 @@ pub trait Backbone {
     fn backward(&self, loss: &Tensor, recycled: &mut Vec<Tensor>) -> Result<GradStore> {
         recycled.clear();
         Ok(loss.backward()?)
+    }
+
+    /// As [`backward`](Self::backward), where several processes add up their gradients: hands a variable and its gradient
+    /// to `listener` as soon as it is made, so that it can be sent while those of earlier blocks are still computed. By
+    /// default none is handed over, and all follow at the end.
+    ///
+    /// # Errors
+    /// Those of [`backward`](Self::backward).
+    fn backward_announced(
+        &self,
+        loss: &Tensor,
+        recycled: &mut Vec<Tensor>,
+        listener: GradientListener,
+    ) -> Result<GradStore> {
+        let _ = listener;
+        self.backward(loss, recycled)
     }
 
     /// What decides the last bits of features beside the weights, such as the instructions that compute them: features

@@ -18,7 +18,9 @@ mod summary;
 mod weights;
 
 pub use arch::{Arch, BaseInfo, Block, Top1, Vgg, bases};
-pub use backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBackbone};
+pub use backbone::{
+    Backbone, BlockInfo, BlockParameter, GradientListener, LayerInfo, Mode, SavedBackbone,
+};
 pub use base::ConvBase;
 pub use check::check_backbone;
 pub use classifier::Classifier;

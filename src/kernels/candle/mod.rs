@@ -6,7 +6,7 @@ mod op;
 mod run;
 mod values;
 
-pub(crate) use backward::{Listener, backward, fill, listening};
+pub(crate) use backward::{backward, listening};
 pub(crate) use nodes::{Operand, with_numbers};
 pub(crate) use op::{Input, run_with_graph};
 pub(crate) use values::values;

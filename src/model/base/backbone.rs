@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, Isa};
 use crate::model::arch::Arch;
 use crate::model::arch::layer::{Conv, Layer};
-use crate::model::backbone::{Backbone, BlockInfo, BlockParameter, LayerInfo, Mode, SavedBackbone};
+use crate::model::backbone::{
+    Backbone, BlockInfo, BlockParameter, GradientListener, LayerInfo, Mode, SavedBackbone,
+};
 use crate::model::weights::ConvTensors;
 
 impl Backbone for ConvBase {
@@ -66,6 +68,15 @@ impl Backbone for ConvBase {
 
     fn backward(&self, loss: &Tensor, recycled: &mut Vec<Tensor>) -> Result<GradStore> {
         Ok(kernels::backward(loss, recycled)?)
+    }
+
+    fn backward_announced(
+        &self,
+        loss: &Tensor,
+        recycled: &mut Vec<Tensor>,
+        listener: GradientListener,
+    ) -> Result<GradStore> {
+        kernels::listening(listener, || self.backward(loss, recycled))
     }
 
     fn numerics(&self) -> String {

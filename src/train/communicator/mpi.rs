@@ -165,6 +165,7 @@ fn own(joined: &Sender<(usize, usize)>, calls: &Receiver<Call>) {
         size: world.size().unsigned_abs() as usize,
         world,
         left: false,
+        spare: Vec::new(),
         _universe: universe,
     };
     if joined.send((ranks.rank, ranks.size)).is_err() {
@@ -188,19 +189,26 @@ struct Ranks {
     world: SimpleCommunicator,
     /// Whether a rank has left, so that no call would be answered any more.
     left: bool,
+    /// Buffers that were summed, for sums as long: fresh memory takes longer than adding does.
+    spare: Vec<Vec<f32>>,
     /// MPI is finalised when it goes.
     _universe: Universe,
 }
 
 impl Ranks {
-    fn sum(&self, buffer: Vec<f32>) -> Vec<f32> {
-        let mut sum = vec![0.0; buffer.len()];
+    fn sum(&mut self, buffer: Vec<f32>) -> Vec<f32> {
+        let fits = |spare: &Vec<f32>| spare.len() == buffer.len();
+        let mut sum = match self.spare.iter().position(fits) {
+            Some(spare) => self.spare.swap_remove(spare),
+            None => vec![0.0; buffer.len()],
+        };
         for (piece, sum) in buffer.chunks(PIECE).zip(sum.chunks_mut(PIECE)) {
             scope(|scope| {
                 let add = SystemOperation::sum();
                 wait(self.world.immediate_all_reduce_into(scope, piece, sum, add));
             });
         }
+        self.spare.push(buffer);
         sum
     }
 

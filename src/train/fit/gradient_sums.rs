@@ -13,12 +13,15 @@ use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::ranks::Ranks;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Listener};
-use crate::model::names;
+use crate::model::{GradientListener, names};
 use crate::train::communicator::{Communicator, Sum};
+use crate::train::optimizer::{put_back, take_out};
 
 /// The numbers in a bucket, 4 MB: large enough that a sum's latency does not count, small enough to begin early.
 const BUCKET: usize = 1 << 20;
+
+/// The numbers of a gradient that has a bucket to itself: it need not be copied there and back.
+const LARGE: usize = BUCKET / 4;
 
 /// Where every variable's gradient lies.
 struct Plan {
@@ -36,33 +39,44 @@ struct Place {
 }
 
 impl Plan {
-    /// Buckets from the base's last variable to its first, and one for the head.
+    /// Buckets from the base's last variable to its first, then the head's, in the order in which they are full.
     fn new(variables: &[(String, Var)]) -> Self {
-        let all = || variables.iter().enumerate();
-        let is_head = |name: &str| name.starts_with(names::HEAD);
-        let base = all().filter(|(_, (name, _))| !is_head(name)).rev();
-        let head = all().filter(|(_, (name, _))| is_head(name));
-        let mut lengths = Vec::new();
-        let mut places: Vec<Place> = variables.iter().map(|_| Place::default()).collect();
-        let mut was_head = false;
-        for (index, (name, var)) in base.chain(head) {
-            let begins = is_head(name) && !was_head;
-            if begins || lengths.last().is_none_or(|length| *length >= BUCKET) {
-                lengths.push(0);
+        let length = |index: usize| variables[index].1.elem_count();
+        let is_head = |index: &usize| variables[*index].0.starts_with(names::HEAD);
+        let (head, base): (Vec<_>, Vec<_>) = (0..variables.len()).rev().partition(is_head);
+        let mut buckets: Vec<Vec<usize>> = Vec::new();
+        for part in [base, head] {
+            let (mut small, mut numbers) = (Vec::new(), 0);
+            for index in part {
+                if length(index) >= LARGE {
+                    buckets.push(vec![index]);
+                    continue;
+                }
+                small.push(index);
+                numbers += length(index);
+                if numbers >= BUCKET {
+                    buckets.push(std::mem::take(&mut small));
+                    numbers = 0;
+                }
             }
-            was_head = is_head(name);
-            let (bucket, length) = (lengths.len() - 1, var.elem_count());
-            let start = lengths[bucket];
-            places[index] = Place {
-                bucket,
-                start,
-                length,
-            };
-            lengths[bucket] += length;
+            buckets.extend((!small.is_empty()).then_some(small));
         }
+        let mut places: Vec<Place> = variables.iter().map(|_| Place::default()).collect();
+        let mut lengths = vec![0; buckets.len()];
+        for (bucket, members) in buckets.iter().enumerate() {
+            for index in members {
+                places[*index] = Place {
+                    bucket,
+                    start: lengths[bucket],
+                    length: length(*index),
+                };
+                lengths[bucket] += length(*index);
+            }
+        }
+        let ids = variables.iter().enumerate();
         Self {
             places,
-            by_id: all().map(|(index, (_, var))| (var.id(), index)).collect(),
+            by_id: ids.map(|(index, (_, var))| (var.id(), index)).collect(),
             lengths,
         }
     }
@@ -86,17 +100,15 @@ impl GradientSums {
     /// Begins with a step. Every rank does, and [finishes](Self::finish) it, whatever happens between.
     pub(super) fn begin(&mut self, ranks: &Ranks) -> Arc<StepSums> {
         let mut buffers = std::mem::take(&mut self.spare);
-        if buffers.is_empty() {
-            let lengths = self.plan.lengths.iter();
-            buffers = lengths.map(|length| vec![0.0; *length]).collect();
-        }
+        buffers.resize_with(self.plan.lengths.len(), Vec::new);
         Arc::new(StepSums {
             plan: self.plan.clone(),
             communicator: ranks.communicator().clone(),
             filling: Mutex::new(Filling {
                 missing: self.plan.lengths.clone(),
                 put: vec![false; self.plan.places.len()],
-                buffers: buffers.into_iter().map(Some).collect(),
+                buffers,
+                taken: vec![false; self.plan.places.len()],
                 sums: Vec::new(),
                 failure: None,
             }),
@@ -117,9 +129,9 @@ impl GradientSums {
             None => Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?,
         };
         let mut filling = step.filling();
-        let announced = filling.put.clone();
+        let taken = filling.taken.clone();
         for (index, (_, var)) in variables.iter().enumerate() {
-            if !announced[index] {
+            if !filling.put[index] {
                 step.put(&mut filling, index, gradients.get(var));
             }
         }
@@ -131,17 +143,15 @@ impl GradientSums {
         self.spare = sums?;
         for (index, (_, var)) in variables.iter().enumerate() {
             let place = &self.plan.places[index];
-            let sum = &self.spare[place.bucket][place.start..][..place.length];
-            match gradients.get(var).filter(|_| announced[index]) {
-                // The kernels made it, and nobody else has its memory.
-                Some(gradient) => {
-                    kernels::fill(gradient, |numbers| numbers.copy_from_slice(sum))?;
-                }
-                None => {
-                    let sum = Tensor::from_slice(sum, var.shape(), var.device())?;
-                    gradients.insert(var, sum.to_dtype(var.dtype())?);
-                }
+            if taken[index]
+                && let Some(gradient) = gradients.get(var)
+            {
+                put_back(gradient, std::mem::take(&mut self.spare[place.bucket]))?;
+                continue;
             }
+            let sum = &self.spare[place.bucket][place.start..][..place.length];
+            let sum = Tensor::from_slice(sum, var.shape(), var.device())?;
+            gradients.insert(var, sum.to_dtype(var.dtype())?);
         }
         Ok(gradients)
     }
@@ -156,11 +166,13 @@ pub(super) struct StepSums {
 
 struct Filling {
     /// Of each bucket, until its sum begins.
-    buffers: Vec<Option<Vec<f32>>>,
+    buffers: Vec<Vec<f32>>,
     /// How many numbers each bucket waits for.
     missing: Vec<usize>,
     /// Whether each variable's gradient is in its bucket.
     put: Vec<bool>,
+    /// Whether the bucket is the gradient's own memory.
+    taken: Vec<bool>,
     /// Of the first buckets, which begin in the same order on every rank.
     sums: Vec<Sum>,
     /// Why a gradient could not be read.
@@ -169,17 +181,32 @@ struct Filling {
 
 impl StepSums {
     /// What takes gradients as they are made.
-    pub(super) fn listener(self: &Arc<Self>) -> Listener {
+    pub(super) fn listener(self: &Arc<Self>) -> GradientListener {
         let step = self.clone();
         Arc::new(move |variable, gradient| {
             if let Some(index) = step.plan.by_id.get(&variable.id()) {
-                step.put(&mut step.filling(), *index, Some(gradient));
+                let filling = &mut step.filling();
+                step.take(filling, *index, gradient);
+                step.put(filling, *index, Some(gradient));
             }
         })
     }
 
     fn filling(&self) -> MutexGuard<'_, Filling> {
         self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a gradient that has a bucket to itself the bucket.
+    fn take(&self, filling: &mut Filling, index: usize, gradient: &Tensor) {
+        let place = &self.plan.places[index];
+        let is_alone = place.length == self.plan.lengths[place.bucket];
+        if is_alone
+            && !filling.put[index]
+            && let Ok(Some(numbers)) = take_out(gradient)
+        {
+            filling.buffers[place.bucket] = numbers;
+            filling.taken[index] = true;
+        }
     }
 
     /// Puts a gradient into its bucket, or zeros, and begins the sums of the buckets that are full.
@@ -189,7 +216,15 @@ impl StepSums {
             start,
             length,
         } = self.plan.places[index];
-        if let Some(buffer) = &mut filling.buffers[bucket] {
+        if std::mem::replace(&mut filling.put[index], true) {
+            let twice = "a variable that has two gradients";
+            let error = Error::mismatch("the base", twice, "one gradient a variable");
+            filling.failure.get_or_insert(error);
+            return;
+        }
+        if !filling.taken[index] {
+            let buffer = &mut filling.buffers[bucket];
+            buffer.resize(self.plan.lengths[bucket], 0.0);
             let numbers = &mut buffer[start..][..length];
             let written = match gradient {
                 Some(gradient) => copy(gradient, numbers),
@@ -199,19 +234,13 @@ impl StepSums {
                 filling.failure.get_or_insert(error);
             }
         }
-        if std::mem::replace(&mut filling.put[index], true) {
-            let twice = "a variable that has two gradients";
-            let error = Error::mismatch("the base", twice, "one gradient a variable");
-            filling.failure.get_or_insert(error);
-            return;
-        }
         filling.missing[bucket] -= length;
         loop {
             let next = filling.sums.len();
             if filling.missing.get(next) != Some(&0) {
                 return;
             }
-            let buffer = filling.buffers[next].take().unwrap_or_default();
+            let buffer = std::mem::take(&mut filling.buffers[next]);
             let sum = self.communicator.begin_sum(buffer);
             filling.sums.push(sum.unwrap_or_else(Sum::failed));
         }
@@ -219,10 +248,6 @@ impl StepSums {
 }
 
 fn copy(gradient: &Tensor, numbers: &mut [f32]) -> Result<()> {
-    if let Ok(found) = kernels::values(gradient).slice() {
-        numbers.copy_from_slice(found);
-        return Ok(());
-    }
     let found = gradient.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
     numbers.copy_from_slice(&found);
     Ok(())

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
 use crate::train::optimizer::{Clip, Planned, UpdateRule, Variable, VariableStates};
-use crate::{finite, kernels, transfer};
+use crate::{finite, transfer};
 
 /// What a step needs beside the model and the batch.
 pub(super) struct TrainStep {
@@ -184,9 +184,8 @@ impl TrainStep {
                 return Ok((None, StepOutput::default()));
             };
             let loss = (loss * weight)?;
-            let recycled = &mut self.recycled;
-            let backward = || model.base().backward(&loss, recycled);
-            let gradients = kernels::listening(sums.listener(), backward)?;
+            let (base, recycled) = (model.base(), &mut self.recycled);
+            let gradients = base.backward_announced(&loss, recycled, sums.listener())?;
             Ok((Some(gradients), output))
         });
         let (gradients, output) = match computed {

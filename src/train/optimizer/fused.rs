@@ -122,6 +122,22 @@ pub(super) fn exchange(a: &Tensor, b: &Tensor) -> Result<()> {
     Ok(())
 }
 
+/// Takes the numbers out of a tensor, if they are f32 on the CPU and all that is kept there. Until it
+/// [gets](put_back) as many back nobody may look at it.
+pub(in crate::train) fn take_out(tensor: &Tensor) -> Result<Option<Vec<f32>>> {
+    let mut numbers = Vec::new();
+    if place(tensor).is_none() {
+        return Ok(None);
+    }
+    tensor.inplace_op1(&Exchange(RefCell::new(&mut numbers)))?;
+    Ok(Some(numbers))
+}
+
+/// Gives a tensor numbers in place of those that were [taken out](take_out).
+pub(in crate::train) fn put_back(tensor: &Tensor, mut numbers: Vec<f32>) -> Result<()> {
+    tensor.inplace_op1(&Exchange(RefCell::new(&mut numbers)))
+}
+
 struct Exchange<'a>(RefCell<&'a mut Vec<f32>>);
 
 impl InplaceOp1 for Exchange<'_> {

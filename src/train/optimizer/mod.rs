@@ -20,6 +20,7 @@ pub use any::AnyOptimizer;
 pub use clip::Clip;
 pub use fused::SLOTS;
 pub use fused::{Chunk, Fused};
+pub(in crate::train) use fused::{put_back, take_out};
 pub use generic::Optimizer;
 pub use rmsprop::{EpsilonPlacement, RmsProp, RmsPropRule};
 pub use rule::{Step, UpdateRule};
