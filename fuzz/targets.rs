@@ -20,10 +20,15 @@ mod hub;
 mod options;
 #[path = "reseal.rs"]
 mod reseal;
+#[path = "run_files.rs"]
+mod run_files;
 
 #[cfg(feature = "hub")]
 pub use hub::hub;
 pub use options::options;
+#[cfg(feature = "cli")]
+pub use run_files::config;
+pub use run_files::{history, metrics, study};
 
 /// A door: its name, what goes through it, and whole files to begin with.
 pub struct Target {
@@ -73,6 +78,27 @@ pub const TARGETS: &[Target] = &[
         name: "hub",
         run: hub,
         seeds: hub::seeds,
+    },
+    Target {
+        name: "history",
+        run: history,
+        seeds: run_files::history_seeds,
+    },
+    Target {
+        name: "metrics",
+        run: metrics,
+        seeds: run_files::metrics_seeds,
+    },
+    Target {
+        name: "study",
+        run: study,
+        seeds: run_files::study_seeds,
+    },
+    #[cfg(feature = "cli")]
+    Target {
+        name: "config",
+        run: config,
+        seeds: run_files::config_seeds,
     },
     Target {
         name: "options",

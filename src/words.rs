@@ -1,5 +1,7 @@
 //! Words that several messages share.
 
+use std::path::Path;
+
 /// A number of things: `1 epoch`, `2 epochs`.
 pub(crate) fn count(number: usize, thing: &str) -> String {
     match number {
@@ -20,4 +22,12 @@ pub(crate) fn some(items: &[String], shown: usize) -> String {
 /// A figure that may be absent, with so many decimals: a dash stands for none.
 pub(crate) fn figure(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.decimals$}"))
+}
+
+/// Writes a path as text. JSON has no other, while a name may have bytes that are none: a mark stands for these.
+pub(crate) fn path<P: AsRef<Path>, S: serde::Serializer>(
+    path: &P,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.as_ref().display())
 }

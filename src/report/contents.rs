@@ -5,8 +5,9 @@ use std::path::Path;
 
 use askama::Template;
 
+use super::oddities::Known;
 use super::page::{
-    BlockRow, Cell, ClassRow, CountRow, Curves, EpochRow, MatrixCell, MatrixRow, Page,
+    BlockRow, Cell, ClassRow, CountRow, Curves, EpochRow, MatrixCell, MatrixRow, Page, StudySection,
 };
 use super::pictures::{Thumbnail, Thumbnails, contact_sheet};
 use super::plot;
@@ -15,9 +16,10 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::history::{EpochRecord, History};
 use crate::model::{Backbone, Classifier};
-use crate::run::Settings;
+use crate::run::{Record, Settings};
+use crate::study::Oddities;
 use crate::train::metrics::{PictureScore, Scores};
-use crate::words::figure;
+use crate::words::{count, figure};
 
 /// How many mistakes and how many unsure pictures are shown, each with its map.
 const MISTAKES: usize = 24;
@@ -51,6 +53,8 @@ pub struct Report<'a> {
     history: Option<&'a History>,
     training: Option<(&'a Dataset, &'a Dataset)>,
     settings: Option<&'a Settings>,
+    oddities: Option<&'a Oddities>,
+    record: Option<&'a Record>,
 }
 
 impl<'a> Report<'a> {
@@ -64,6 +68,8 @@ impl<'a> Report<'a> {
             history: None,
             training: None,
             settings: None,
+            oddities: None,
+            record: None,
         }
     }
 
@@ -88,6 +94,19 @@ impl<'a> Report<'a> {
     /// Adds how it was trained.
     pub fn settings(mut self, settings: &'a Settings) -> Self {
         self.settings = Some(settings);
+        self
+    }
+
+    /// Adds when it was trained, and on what machine.
+    pub fn record(mut self, record: &'a Record) -> Self {
+        self.record = Some(record);
+        self
+    }
+
+    /// Adds what a study of the same pictures found: labels that are likely wrong, and pictures that are there twice.
+    /// Of those that are among the pictures of this report, the first are shown.
+    pub fn study(mut self, oddities: &'a Oddities) -> Self {
+        self.oddities = Some(oddities);
         self
     }
 
@@ -129,6 +148,7 @@ impl<'a> Report<'a> {
             calibration_error: figure(scores.calibration_error(), 4),
             mistakes: some(scores.mistakes(), MISTAKES),
             least_sure: some(scores.least_sure(), LEAST_SURE),
+            study: self.study_section(),
             contact_sheet: self.contact_sheet()?,
             settings: self.setting_rows(),
         })
@@ -309,6 +329,15 @@ impl<'a> Report<'a> {
         }
     }
 
+    fn study_section(&self) -> Option<StudySection> {
+        let mut parts = vec![(self.part, self.dataset)];
+        if let Some((train, validation)) = self.training {
+            parts.extend([("training", train), ("validation", validation)]);
+        }
+        let oddities = self.oddities?;
+        Some(Known::new(&parts, self.model.size()).section(oddities))
+    }
+
     fn contact_sheet(&self) -> Result<Option<String>> {
         let (Some((train, _)), Some(settings)) = (self.training, self.settings) else {
             return Ok(None);
@@ -338,13 +367,30 @@ impl<'a> Report<'a> {
             let seconds: f64 = history.epochs.iter().map(|epoch| epoch.seconds).sum();
             rows.push(("training".into(), format!("{seconds:.1} seconds of epochs")));
         }
-        let threads = rayon::current_num_threads();
-        let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
-        let machine = format!("{system}, {machine}, {threads} threads");
-        rows.push(("machine".into(), machine));
+        rows.extend(self.record_rows());
         rows.push(("headstart".into(), env!("CARGO_PKG_VERSION").into()));
         rows
     }
+
+    /// When it was trained, and on what machine.
+    fn record_rows(&self) -> Vec<(String, String)> {
+        let record = self.record.cloned().unwrap_or_default();
+        let threads = record.threads.map(|number| count(number, "thread"));
+        let rows = [
+            ("trained", record.date),
+            ("processor", record.processor),
+            ("system", record.system),
+            ("threads", threads),
+        ];
+        let rows = rows.into_iter();
+        rows.map(|(name, value)| (name.to_owned(), known(value)))
+            .collect()
+    }
+}
+
+/// What is known, or a dash.
+fn known(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "–".to_owned())
 }
 
 fn millions(count: usize) -> String {

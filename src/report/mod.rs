@@ -5,6 +5,7 @@
 
 mod compare;
 mod contents;
+mod oddities;
 mod page;
 mod pictures;
 mod plot;

@@ -25,6 +25,7 @@ pub(super) struct Page {
     pub(super) calibration_error: String,
     pub(super) mistakes: Vec<Thumbnail>,
     pub(super) least_sure: Vec<Thumbnail>,
+    pub(super) study: Option<StudySection>,
     pub(super) contact_sheet: Option<String>,
     pub(super) settings: Vec<(String, String)>,
 }
@@ -90,6 +91,43 @@ pub(super) struct Cell {
     pub(super) called: String,
     pub(super) count: usize,
     pub(super) pictures: Vec<Thumbnail>,
+}
+
+/// What a study found.
+pub(super) struct StudySection {
+    pub(super) suspects: Vec<SuspectRow>,
+    pub(super) more_suspects: usize,
+    pub(super) pairs: Vec<PairRow>,
+    pub(super) more_pairs: usize,
+}
+
+/// A picture whose label is likely wrong.
+pub(super) struct SuspectRow {
+    /// As a thumbnail's; empty for a picture that is not to be had.
+    pub(super) source: String,
+    pub(super) name: String,
+    pub(super) class: String,
+    /// In percent, of the label and of the class it looks like.
+    pub(super) confidence: String,
+    pub(super) looks_like: String,
+    pub(super) probability: String,
+}
+
+/// Two pictures that are one.
+pub(super) struct PairRow {
+    pub(super) pictures: [PlacedPicture; 2],
+    pub(super) kind: String,
+    pub(super) is_in_two_parts: bool,
+    pub(super) is_of_two_classes: bool,
+}
+
+/// One of them, and where it is.
+pub(super) struct PlacedPicture {
+    /// As a thumbnail's; empty for a picture that is not to be had.
+    pub(super) source: String,
+    pub(super) name: String,
+    pub(super) class: String,
+    pub(super) part: String,
 }
 
 /// The page of several runs.

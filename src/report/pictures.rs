@@ -18,6 +18,10 @@ use crate::train::metrics::PictureScore;
 const SIDE: u32 = 112;
 const QUALITY: u8 = 72;
 
+/// The most bytes of a thumbnail, and how well its pixels are kept where that takes more.
+const MOST: usize = 5_000;
+const WORSE: [u8; 3] = [50, 30, 12];
+
 /// The contact sheet: variations, and the longer side of each.
 const VARIATIONS: usize = 24;
 const VARIATION_SIDE: u32 = 96;
@@ -70,17 +74,13 @@ impl<'a> Thumbnails<'a> {
 
     fn thumbnail(&self, score: &PictureScore, explain: bool) -> Option<Thumbnail> {
         let item = self.by_id.get(&score.id)?;
-        let (height, width) = small(self.model.size());
-        let filter = Resize::Bilinear;
-        let image = item
-            .decode_by(&Decoder::new().resized(height, width, filter))
-            .ok()?;
+        let image = small(item, self.model.size())?;
         let names = self.model.class_names();
         let called = names.get(score.called as usize)?;
         let explained = match explain {
             true => {
                 let cam = self.model.grad_cam(*item, Some(called), None).ok()?;
-                data_url(&cam.overlay(&image))?
+                light_url(&cam.overlay(&image))?
             }
             false => String::new(),
         };
@@ -89,7 +89,7 @@ impl<'a> Thumbnails<'a> {
             .strip_prefix(self.dataset.root())
             .unwrap_or(&item.path);
         Some(Thumbnail {
-            source: data_url(&image)?,
+            source: light_url(&image)?,
             explained,
             name: name.display().to_string(),
             class: names.get(score.label as usize)?.clone(),
@@ -117,11 +117,19 @@ pub(super) fn contact_sheet(
     };
     let (height, width) = scaled(model.size(), VARIATION_SIDE);
     let picture = data::resize(&picture, height, width, Resize::Bilinear);
-    Ok(data_url(&augmenter.preview(&picture, VARIATIONS, seed)?))
+    let sheet = augmenter.preview(&picture, VARIATIONS, seed)?;
+    Ok(jpeg(&sheet, QUALITY).map(|bytes| data_url(&bytes)))
 }
 
-fn small(size: (usize, usize)) -> (u32, u32) {
-    scaled(size, SIDE)
+/// A picture alone, as a thumbnail in the proportions of a size; none where it cannot be read any more.
+pub(super) fn thumbnail_of(item: &Item, size: (usize, usize)) -> Option<String> {
+    light_url(&small(item, size)?)
+}
+
+fn small(item: &Item, size: (usize, usize)) -> Option<RgbImage> {
+    let (height, width) = scaled(size, SIDE);
+    let decoder = Decoder::new().resized(height, width, Resize::Bilinear);
+    item.decode_by(&decoder).ok()
 }
 
 /// A size of the same proportions whose longer side is this.
@@ -131,14 +139,25 @@ fn scaled((height, width): (usize, usize), side: u32) -> (u32, u32) {
     (to(height), to(width))
 }
 
-/// A picture as JPEG within the page.
-fn data_url(image: &RgbImage) -> Option<String> {
+/// A thumbnail within the page, of few bytes whatever is in it.
+fn light_url(image: &RgbImage) -> Option<String> {
+    let qualities = [QUALITY].into_iter().chain(WORSE);
+    let mut tries = qualities.filter_map(|quality| jpeg(image, quality));
+    let bytes = tries.find(|bytes| bytes.len() <= MOST)?;
+    Some(data_url(&bytes))
+}
+
+fn jpeg(image: &RgbImage, quality: u8) -> Option<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    let encoder = JpegEncoder::new_with_quality(&mut bytes, QUALITY);
+    let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
     let (width, height) = image.dimensions();
     let written = encoder.write_image(image.as_raw(), width, height, ExtendedColorType::Rgb8);
     // Nothing is written but to memory.
     written.ok()?;
-    let encoded = BASE64_STANDARD.encode(bytes.get_ref());
-    Some(format!("data:image/jpeg;base64,{encoded}"))
+    Some(bytes.into_inner())
+}
+
+fn data_url(jpeg: &[u8]) -> String {
+    let encoded = BASE64_STANDARD.encode(jpeg);
+    format!("data:image/jpeg;base64,{encoded}")
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::record::Record;
 use super::settings::Settings;
 use crate::atomic_file;
 use crate::error::{Error, Result};
@@ -48,10 +49,13 @@ pub struct Metrics {
     pub settings: Settings,
     /// The version of this crate.
     pub version: String,
+    /// When it was trained, and on what machine; runs of earlier versions do not say.
+    #[serde(default)]
+    pub record: Record,
 }
 
 impl Metrics {
-    /// The scores of one part, `test` or `validation`, by a run of these settings.
+    /// The scores of one part, `test` or `validation`, by a run of these settings that ended now on this machine.
     pub fn new(part: &str, scores: &Scores, history: &History, settings: &Settings) -> Self {
         let evaluation = Some(scores.evaluation.clone());
         let (test, validation) = match part {
@@ -65,6 +69,7 @@ impl Metrics {
             seconds_per_epoch: history.seconds_per_epoch(),
             settings: settings.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            record: Record::now(),
         }
     }
 

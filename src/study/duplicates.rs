@@ -34,9 +34,10 @@ pub struct Split<'a> {
 }
 
 /// Where a picture is.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Place {
     /// Its path.
+    #[serde(serialize_with = "crate::words::path")]
     pub path: PathBuf,
     /// Its class's name.
     pub class: String,
@@ -45,7 +46,7 @@ pub struct Place {
 }
 
 /// Two pictures that are one.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Duplicate {
     /// The first one, in the order of splits and pictures.
     pub first: Place,

@@ -296,6 +296,7 @@ pub struct ClassEstimate {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct OutOfFold {
     /// The picture's [path](Item::path).
+    #[serde(serialize_with = "crate::words::path")]
     pub path: PathBuf,
     /// Its label.
     pub label: usize,

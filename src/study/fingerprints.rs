@@ -1,6 +1,6 @@
 //! What each picture file is, apart from its class: its bytes' hash, its size, a thumbnail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -42,6 +42,7 @@ pub struct Fingerprints {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Unfit {
     /// The picture's path.
+    #[serde(serialize_with = "crate::words::path")]
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
@@ -80,13 +81,14 @@ impl Fingerprints {
             let (path, reason) = (problem.path, problem.reason);
             unfit.push(Unfit { path, reason });
         }
+        let known: HashSet<PathBuf> = unfit.iter().map(|unfit| unfit.path.clone()).collect();
         let mut by_path = HashMap::with_capacity(prints.len());
         for (item, print) in dataset.items().iter().zip(prints) {
             let reason = match &print {
                 Ok(print) => print.complaint(),
                 Err(reason) => Some(reason.clone()),
             };
-            let is_known = unfit.iter().any(|unfit| unfit.path == item.path);
+            let is_known = known.contains(&item.path);
             if let Some(reason) = reason.filter(|_| !is_known) {
                 let path = item.path.clone();
                 unfit.push(Unfit { path, reason });

@@ -56,6 +56,7 @@ struct Coarse {
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Neighbour {
     /// Its path.
+    #[serde(serialize_with = "crate::words::path")]
     pub path: PathBuf,
     /// Its class.
     pub class: String,

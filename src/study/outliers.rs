@@ -18,6 +18,7 @@ const DEVIATIONS: f32 = 4.0;
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Outlier {
     /// The picture's path.
+    #[serde(serialize_with = "crate::words::path")]
     pub path: PathBuf,
     /// Its class.
     pub class: String,

@@ -12,9 +12,10 @@ use crate::error::Result;
 const ROUNDS: usize = 2;
 
 /// A picture, its label, and what it looks like.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Suspect {
     /// The picture's path.
+    #[serde(serialize_with = "crate::words::path")]
     pub path: PathBuf,
     /// The class it is labelled as.
     pub class: String,

@@ -60,6 +60,13 @@ fn names_are_shown_as_text() {
             7,
         );
     }
+    // One picture is there twice.
+    std::fs::copy(
+        pictures.join(names[0]).join("0.png"),
+        pictures.join(names[1]).join("copy.png"),
+    )
+    .unwrap();
+    succeed(&["study", at(&pictures), "--size", "32", "--out", at(&out)]);
     succeed(&[
         "train",
         at(&pictures),

@@ -274,6 +274,7 @@ fn a_model_is_exported() {
     succeed(&["export", at(&trained().out), "--onnx", "--out", at(&onnx)]);
     assert!(std::fs::metadata(&onnx).unwrap().len() > 1_000_000);
     assert!(fail(2, &["export", at(&trained().out)]).contains("--onnx"));
+    precisions(std::fs::metadata(&onnx).unwrap().len());
     // PyTorch has this base, with heads of one layer.
     let other = folder.path().join("other");
     let base = ["--base", "resnet18", "--weights", "random", "--size", "32"];
@@ -294,6 +295,84 @@ fn a_model_is_exported() {
         names.contains_key("layer1.0.conv1.weight"),
         "{:?}",
         names.keys()
+    );
+}
+
+/// The same in half precision and in eight bits, beside a file of so many bytes.
+#[track_caller]
+fn precisions(whole: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("b.onnx");
+    let (run, pictures) = (trained().out.as_path(), trained().pictures.as_path());
+    let model = run.join("model.safetensors");
+    let export = |model: &std::path::Path, more: &[&str]| {
+        let options = ["export", at(model), "--onnx", "--out", at(&out)];
+        succeed(&[&options[..], more].concat());
+        std::fs::read(&out).unwrap()
+    };
+    let rounds = |file: &[u8]| file.windows(14).any(|word| word == b"QuantizeLinear");
+    let half = export(run, &["--precision", "f16"]);
+    assert!((half.len() as u64) < whole * 6 / 10 && !rounds(&half));
+    let own = export(run, &["--precision", "int8"]);
+    assert!((own.len() as u64) < whole * 35 / 100 && rounds(&own));
+    let int8 = ["--precision", "int8", "--calibrate", at(pictures)];
+    let other = export(&model, &int8);
+    assert!((other.len() as u64) < whole * 35 / 100 && rounds(&other));
+    let onnx = ["export", at(&model), "--onnx"];
+    for (more, named) in [
+        (&["--precision", "int8"][..], "--calibrate DIR"),
+        (
+            &["--precision", "f16", "--calibrate", at(pictures)],
+            "int8 alone",
+        ),
+        (&["--precision", "int4"], "f16"),
+    ] {
+        let told = fail(2, &[&onnx[..], more].concat());
+        assert!(told.contains(named), "{more:?}: {told}");
+    }
+    let torch = ["export", at(&model), "--torch", "--precision", "f16"];
+    assert!(fail(2, &torch).contains("--precision"));
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let nothing = ["--precision", "int8", "--calibrate", at(&empty)];
+    assert!(fail(1, &[&onnx[..], &nothing].concat()).contains("empty"));
+}
+
+/// By the programs `date` and `grep`.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_says_when_and_on_what_machine_it_was_trained() {
+    let trained = trained();
+    let said = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).output();
+        text(&output.unwrap().stdout).trim().to_owned()
+    };
+    let record = &json(&read(&trained.out.join("metrics.json")))["record"];
+    let (date, now) = (
+        record["date"].as_str().unwrap(),
+        said("date", &["-u", "+%FT%TZ"]),
+    );
+    assert!(
+        date <= now.as_str() && date > "2026-01-01T00:00:00Z",
+        "{date}, {now}"
+    );
+    let page = read(&trained.out.join("report.html"));
+    assert!(page.contains(&format!("<dt>trained</dt><dd>{date}</dd>")));
+    let line = said("grep", &["-m1", "^model name", "/proc/cpuinfo"]);
+    if let Some((_, name)) = line.split_once(':') {
+        assert_eq!(record["processor"], name.trim());
+        assert!(page.contains("<dt>processor</dt>"));
+    }
+    // What an earlier version's run does not say is a dash.
+    let folder = tempfile::tempdir().unwrap();
+    let run = run_of_ones_own(folder.path());
+    let mut metrics = json(&read(&run.join("metrics.json")));
+    metrics.as_object_mut().unwrap().remove("record");
+    std::fs::write(run.join("metrics.json"), metrics.to_string()).unwrap();
+    succeed(&["report", at(&run)]);
+    let page = read(&run.join("report.html"));
+    assert!(
+        page.contains("<dt>trained</dt><dd>–</dd>") && page.contains("<dt>threads</dt><dd>–</dd>")
     );
 }
 
@@ -336,7 +415,96 @@ fn pictures_are_studied() {
     assert!(page.contains("copy.png"), "{page}");
     let printed = json(&succeed(&[&arguments[..], &["--json"]].concat()));
     assert_eq!(printed, json(&read(&out.join("study.json"))));
-    for file in ["suspects.csv", "model.safetensors"] {
+    for file in ["suspects.csv", "study.safetensors"] {
         assert!(out.join(file).is_file(), "{file}");
     }
+}
+
+/// A copy of the finished run, to be changed.
+fn run_of_ones_own(folder: &std::path::Path) -> std::path::PathBuf {
+    let run = folder.join("run");
+    std::fs::create_dir(&run).unwrap();
+    for file in [
+        "model.safetensors",
+        "config.toml",
+        "history.json",
+        "metrics.json",
+    ] {
+        std::fs::copy(trained().out.join(file), run.join(file)).unwrap();
+    }
+    run
+}
+
+#[test]
+fn a_report_shows_what_a_study_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    crate::classes(&pictures, &["cat", "dog"], 12);
+    let copy = pictures.join("dog/copy.png");
+    std::fs::copy(pictures.join("cat/0.png"), &copy).unwrap();
+    // Before the run, and in the run's folder.
+    let run = folder.path().join("run");
+    succeed(&["study", at(&pictures), "--size", "32", "--out", at(&run)]);
+    let settings = ["--size", "32", "--epochs", "1", "--recipe", "linear"];
+    succeed(&[&["train", at(&pictures), "--out", at(&run)][..], &settings].concat());
+    let page = read(&run.join("report.html"));
+    let study = page.split("What a study of the pictures found").nth(1);
+    let study = study.unwrap().split("</section>").next().unwrap();
+    assert!(study.contains("dog/copy.png") && study.contains("cat/0.png"));
+    assert!(study.contains("the same file") && study.contains("of two classes"));
+    assert!(study.matches("<img src=\"data:image/jpeg").count() >= 2);
+    // Afterwards, and elsewhere.
+    let other = run_of_ones_own(&run);
+    let out = other.join("report.html");
+    succeed(&["report", at(&other)]);
+    assert!(!read(&out).contains("What a study"));
+    succeed(&["report", at(&other), "--study", at(&run)]);
+    let page = read(&out);
+    assert!(page.contains("not among the pictures here"), "{page}");
+    let file = run.join("study.json");
+    let model = run.join("model.safetensors");
+    let report = ["report", at(&model), at(&pictures), "--study", at(&file)];
+    succeed(&[&report[..], &["--out", at(&out)]].concat());
+    assert!(read(&out).contains("What a study"));
+    // A damaged one is named, before anything is trained.
+    std::fs::write(&file, "{\"suspects\": [null]}").unwrap();
+    for arguments in [
+        &["report", at(&run)][..],
+        &["train", "--resume", "--out", at(&run), "--epochs", "2"],
+    ] {
+        assert!(fail(1, arguments).contains("study.json"));
+    }
+    assert_eq!(read(&run.join("history.csv")).lines().count(), 2);
+}
+
+#[test]
+fn a_study_of_many_pictures_with_names_of_any_kind_leaves_the_page_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run_of_ones_own(folder.path());
+    let red = trained().pictures.join("red");
+    let path = |number: usize| red.join(format!("{}.png", number % 10));
+    let nasty = "<img src=x onerror=alert(1)> \"'";
+    let suspect = |number: usize| {
+        serde_json::json!({
+            "path": path(number), "class": nasty, "looks_like": "blue", "confidence": 0.125, "probability": 0.5,
+            "is_likely": number % 2 == 0,
+        })
+    };
+    let place = |number: usize, split: &str| serde_json::json!({ "path": path(number), "class": nasty, "split": split });
+    let pair = |number: usize| {
+        serde_json::json!({
+            "first": place(number, "train"), "second": place(number + 1, "test"), "is_exact": false, "similarity": 0.96,
+        })
+    };
+    let study = serde_json::json!({
+        "suspects": (0..20_000).map(suspect).collect::<Vec<_>>(),
+        "duplicates": (0..20_000).map(pair).collect::<Vec<_>>(),
+    });
+    std::fs::write(run.join("study.json"), study.to_string()).unwrap();
+    succeed(&["report", at(&run)]);
+    let page = read(&run.join("report.html"));
+    assert!(page.contains("And 9982 more.") && page.contains("And 19984 more."));
+    assert!(page.contains("12.5 %, looks like") && page.contains("nearly the same: 0.96"));
+    assert!(!page.contains("<img src=x") && page.contains("&#60;img src=x"));
+    assert!(page.len() < 2_000_000, "{}", page.len());
 }

@@ -6,7 +6,9 @@ use headstart::model::{
     Top1,
 };
 use headstart::prelude::*;
-use headstart::run::{HeadKind, LearningRate, Metrics, Parts, Recipe, Run, Settings, Start};
+use headstart::run::{
+    HeadKind, LearningRate, Metrics, Parts, Recipe, Record, Run, Settings, Start,
+};
 use headstart::train::metrics::{Bin, ClassMetrics, Loss, LossOptions, PictureScore, Scores};
 use headstart::train::optimizer::{
     AdamWRule, AnyOptimizer, EpsilonPlacement, Optimizer, RmsPropRule, SgdRule, Step,
@@ -55,8 +57,10 @@ fn callbacks_events_and_figures_may_be_shared_between_threads() {
 
 #[test]
 fn runs_and_what_they_leave_may_be_shared_between_threads() {
-    all!(is_owned: HeadKind, LearningRate, Metrics, Parts, Recipe, Run, Settings, Start);
+    all!(is_owned: HeadKind, LearningRate, Metrics, Parts, Recipe, Record, Run, Settings, Start);
     all!(is_owned: Bin, GradCam, PictureScore, Scores);
+    #[cfg(feature = "cli")]
+    all!(is_owned: headstart::run::Config);
     #[cfg(feature = "report")]
     all!(is_shared: headstart::report::Report<'_>, headstart::report::Comparison);
 }
@@ -66,7 +70,7 @@ fn studies_may_be_shared_between_threads() {
     use headstart::study::*;
     all!(is_owned: Calibration, ClassEstimate, CrossValidation, CurvePoint, Doubt, Duplicate, Duplicates, Estimate);
     all!(is_owned: Features, Fingerprints, Gallery, Groups, Interval, LinearFit, LinearHead, Neighbour, OutOfFold, Outlier);
-    all!(is_owned: PartReport, PenaltyScore, Place, Study<ConvBase>, StudyOptions, Suspect, Suspects, Unfit);
+    all!(is_owned: Oddities, PartReport, PenaltyScore, Place, Study<ConvBase>, StudyOptions, Suspect, Suspects, Unfit);
     all!(is_shared: Split<'_>);
 }
 

@@ -310,3 +310,48 @@ fn event_files_of_two_runs_are_two() {
     let places = ["", "run-2", "run-3", "run-4"].map(|name| files(&folder.path().join(name)));
     assert_eq!(places, [1, 2, 1, 0]);
 }
+
+/// Each would write its line of every epoch.
+#[test]
+fn two_loggers_of_one_file_are_refused_before_anything_is_written() {
+    let (_folder, dataset) = common::colours(2);
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("log.csv");
+    let fit = |trainer: Trainer| trainer.fit(&mut model(), &dataset, &dataset);
+    let round_about = logs
+        .path()
+        .join("..")
+        .join(logs.path().file_name().unwrap());
+    let shared = Arc::new(Mutex::new(CsvLogger::new(&log)));
+    for both in [
+        trainer()
+            .callback(CsvLogger::new(&log))
+            .callback(CsvLogger::new(&log)),
+        trainer()
+            .callback(CsvLogger::new(&log))
+            .callback(JsonLinesLogger::new(&log)),
+        trainer()
+            .callback(CsvLogger::new(&log))
+            .callback(CsvLogger::new(round_about.join("log.csv"))),
+        trainer().callback(shared.clone()).callback(shared.clone()),
+    ] {
+        let error = fit(both).unwrap_err();
+        let told = error.to_string();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{told}");
+        assert!(
+            told.contains("log.csv") && told.contains("a file for each"),
+            "{told}"
+        );
+        assert!(!log.exists());
+    }
+    let trainer = trainer().callback(CsvLogger::new(&log));
+    let trainer = trainer.callback(CsvLogger::new(logs.path().join("other.csv")));
+    fit(trainer.clone()).unwrap();
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 4);
+    #[cfg(unix)]
+    {
+        let link = logs.path().join("link.csv");
+        std::os::unix::fs::symlink(&log, &link).unwrap();
+        assert!(fit(trainer.callback(CsvLogger::new(link))).is_err());
+    }
+}

@@ -161,7 +161,7 @@ fn an_optimizer_moves_all_variables_or_none() {
 }
 
 /// A base with one number replaced.
-fn spoilt(value: f32) -> ConvBase {
+pub fn spoilt(value: f32) -> ConvBase {
     let base = common::frozen_base();
     let tensors = base.tensors();
     let (name, tensor) = tensors

@@ -219,6 +219,27 @@ fn fuzz_hub() {
 }
 
 #[test]
+fn fuzz_history() {
+    fuzz("history", 300);
+}
+
+#[test]
+fn fuzz_metrics() {
+    fuzz("metrics", 300);
+}
+
+#[test]
+fn fuzz_study() {
+    fuzz("study", 300);
+}
+
+#[test]
+#[cfg(feature = "cli")]
+fn fuzz_config() {
+    fuzz("config", 300);
+}
+
+#[test]
 fn fuzz_options() {
     fuzz("options", 2000);
 }

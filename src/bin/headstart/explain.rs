@@ -65,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
 }
 
 /// Writes a file beside and renames it, so that it is whole or not there.
-pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), Failure> {
+fn write_whole(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let folder = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());

@@ -1,6 +1,6 @@
 //! `headstart study`: what pictures are good for and which of them to look at, before anything is trained.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headstart::best_device;
 use headstart::run::{Parts, Settings};
@@ -25,7 +25,8 @@ pub(crate) struct Options {
     /// Side, in pixels, that pictures are resized to [default: what the base's weights were trained on].
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
-    /// A folder for the page as JSON, `suspects.csv`, and the classifier that the study fitted.
+    /// A folder for the page as JSON (study.json), suspects.csv, and the classifier that the study fitted
+    /// (study.safetensors). It may be a run's: the run's report shows what the study found.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Prints JSON instead of the page.
@@ -45,7 +46,8 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
     if let Some(side) = options.size {
         asked = asked.input_size(side, side);
     }
-    let (train, parts) = Parts::all(&options.pictures)?;
+    // A run names pictures so, too.
+    let (train, parts) = Parts::all(&std::path::absolute(&options.pictures)?)?;
     for (name, part) in &parts {
         asked = asked.part(*name, part);
     }
@@ -54,10 +56,21 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
         std::fs::create_dir_all(out)?;
         study.write_json(out.join("study.json"))?;
         study.suspects().write_csv(out.join("suspects.csv"))?;
-        study.model.save(out.join("model.safetensors"))?;
+        study.model.save(out.join("study.safetensors"))?;
     }
     match options.json {
         true => say::json(&study.to_json()),
-        false => say::text(&format!("{study}\n")),
+        false => say::text(&format!("{study}\n{}", hint(options.out.as_deref()))),
+    }
+}
+
+/// What to do with a study in a run's folder.
+fn hint(out: Option<&Path>) -> String {
+    match out.filter(|out| out.join("config.toml").exists()) {
+        Some(run) => format!(
+            "`headstart report {}` adds it to the run's report.\n",
+            run.display()
+        ),
+        None => String::new(),
     }
 }

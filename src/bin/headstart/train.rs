@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use headstart::report::Report;
-use headstart::run::{LearningRate, Metrics, Parts, Run, Settings, Start};
+use headstart::run::{Config, LearningRate, Metrics, Parts, Run, Start};
+use headstart::study::Oddities;
 use headstart::train::communicator::{self, Communicator};
 use headstart::train::metrics::History;
 use headstart::{Checkpoints, Classifier, Trainer, best_device};
-use serde::{Deserialize, Serialize};
 
-use crate::explain::write_whole;
 use crate::options::SettingOptions;
+use crate::report::{study_in, with_study};
 use crate::{End, Failure, say, usage};
 
 /// Trains a classifier on a folder of pictures.
@@ -71,45 +71,18 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// `config.toml`: all that a run depends on.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Config {
-    pub(crate) pictures: Option<PathBuf>,
-    pub(crate) validation: Option<PathBuf>,
-    pub(crate) test: Option<PathBuf>,
-    pub(crate) settings: Settings,
-}
-
-impl Config {
-    pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()).into())
-    }
-
-    fn save(&self, run: &Run) -> Result<(), Failure> {
-        let text = format!(
-            "# headstart {}: `headstart train --config THIS` repeats the run.\n{}",
-            env!("CARGO_PKG_VERSION"),
-            toml::to_string(self)?
-        );
-        write_whole(&run.folder().join("config.toml"), text.as_bytes())
-    }
-
-    /// The pictures of the run.
-    pub(crate) fn parts(&self) -> Result<Parts, Failure> {
-        let Some(pictures) = &self.pictures else {
-            return Err(Failure::Usage(
-                "no PICTURES are given, nor by --config".into(),
-            ));
-        };
-        Ok(Parts::open(
-            pictures,
-            self.validation.as_deref(),
-            self.test.as_deref(),
-        )?)
-    }
+/// The pictures of a run.
+pub(crate) fn parts(config: &Config) -> Result<Parts, Failure> {
+    let Some(pictures) = &config.pictures else {
+        return Err(Failure::Usage(
+            "no PICTURES are given, nor by --config".into(),
+        ));
+    };
+    Ok(Parts::open(
+        pictures,
+        config.validation.as_deref(),
+        config.test.as_deref(),
+    )?)
 }
 
 impl Options {
@@ -146,7 +119,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
     config.settings.check().map_err(usage)?;
     let ranks = communicator::world()?;
     let is_first = ranks.rank() == 0;
-    let parts = config.parts()?;
+    let parts = parts(&config)?;
     let start = match (options.resume, options.force) {
         (true, _) => Start::Resume,
         (_, true) => Start::Force,
@@ -156,6 +129,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
         true => Run::begin(options.out(&config), start)?,
         false => Run::of_rank_0(options.out(&config)),
     };
+    let oddities = study_in(run.folder())?;
     let say = |text: &str| match options.json || !is_first {
         true => Ok(()),
         false => say::out(text),
@@ -169,7 +143,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
     config.settings.lr = Some(LearningRate::Rate(rate));
     config.settings = config.settings.resolved();
     if is_first {
-        config.save(&run)?;
+        config.save(run.folder().join("config.toml"))?;
     }
     say(&format!("{}\n\n", config.settings.explain(&model, rate)))?;
     let trainer = trainer.communicator(ranks);
@@ -181,7 +155,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
         return Ok(End::Done);
     }
     run.save_model(&model)?;
-    finish(&options, &config, &parts, &run, &model, &history)
+    finish(&options, &config, &parts, &run, &model, &history, &oddities)
 }
 
 /// The first Ctrl-C leaves the run after the step, with a checkpoint; the second at once.
@@ -233,6 +207,7 @@ fn finish(
     run: &Run,
     model: &Classifier,
     history: &History,
+    oddities: &Option<Oddities>,
 ) -> Result<End, Failure> {
     let saved = format!("the model is saved to {}", run.model().display());
     let (part, judged) = parts.judged();
@@ -241,13 +216,14 @@ fn finish(
         .map_err(|error| format!("{error}; {saved}"))?;
     let metrics = Metrics::new(part, &scores, history, &config.settings);
     run.save_metrics(&metrics)?;
-    let report = run.folder().join("report.html");
-    Report::new(model, judged, &scores)
+    let path = run.folder().join("report.html");
+    let report = Report::new(model, judged, &scores)
         .part(part)
         .history(history)
         .training(&parts.train, &parts.validation)
         .settings(&config.settings)
-        .write(&report)?;
+        .record(&metrics.record);
+    with_study(report, oddities).write(&path)?;
     if options.json {
         return say::json(&metrics);
     }
@@ -263,6 +239,6 @@ fn finish(
         history.chart(columns),
         scores.evaluation.table(),
         scores.evaluation.confusion_chart(columns),
-        report.display(),
+        path.display(),
     ))
 }

@@ -11,7 +11,8 @@ use crate::train::metrics::CSV_HEADER;
 
 /// A [`Callback`] that keeps a CSV file as [`History::save_csv`](crate::train::metrics::History::save_csv) writes it,
 /// one more line after every epoch. Another run's lines stay before this one's, which begin at epoch 1 again; a resumed
-/// run goes on from where it is resumed. A file that holds something else is an error.
+/// run goes on from where it is resumed. A file that holds something else is an error, and so is one that another
+/// callback of the run keeps.
 #[derive(Clone, Debug)]
 pub struct CsvLogger {
     path: PathBuf,
@@ -25,6 +26,10 @@ impl CsvLogger {
 }
 
 impl Callback for CsvLogger {
+    fn file(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
     fn on_train_begin(&mut self, run: &TrainBegin<'_>) -> Result<()> {
         let lines: Vec<String> = run.history.epochs.iter().map(|e| e.csv_line()).collect();
         let columns = CSV_HEADER.split(',').count();

@@ -1,6 +1,7 @@
 //! The trait of everything that watches a run.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Tensor, Var};
@@ -41,6 +42,11 @@ pub trait Callback: Send {
     /// Refuses options out of range, before a run touches anything.
     fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// The file that it keeps, if it keeps one: a run with two callbacks that keep the same is refused.
+    fn file(&self) -> Option<PathBuf> {
+        None
     }
 
     /// Before the first epoch; also before the first one of a resumed run.
@@ -100,6 +106,9 @@ pub trait Callback: Send {
 impl<C: Callback> Callback for Arc<Mutex<C>> {
     fn check(&self) -> Result<()> {
         lock(self).check()
+    }
+    fn file(&self) -> Option<PathBuf> {
+        lock(self).file()
     }
     fn on_train_begin(&mut self, run: &TrainBegin<'_>) -> Result<()> {
         lock(self).on_train_begin(run)

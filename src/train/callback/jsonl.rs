@@ -29,6 +29,10 @@ impl JsonLinesLogger {
 }
 
 impl Callback for JsonLinesLogger {
+    fn file(&self) -> Option<PathBuf> {
+        Some(self.path.clone())
+    }
+
     fn on_train_begin(&mut self, run: &TrainBegin<'_>) -> Result<()> {
         let History { epochs } = run.history;
         let lines = epochs.iter().map(|record| self.line(record));

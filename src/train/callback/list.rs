@@ -1,6 +1,8 @@
 //! The callbacks of a trainer.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -28,7 +30,16 @@ impl Callbacks {
     }
 
     pub(in crate::train) fn check(&self) -> Result<()> {
-        self.each(|callback| callback.check())
+        self.each(|callback| callback.check())?;
+        let mut files = HashSet::new();
+        self.each(|callback| match callback.file() {
+            Some(path) if !files.insert(place(&path)) => Err(Error::option(
+                "callback",
+                format!("two that keep {}", path.display()),
+                "a file for each",
+            )),
+            _ => Ok(()),
+        })
     }
 
     /// Those that change the run, with their settings.
@@ -59,6 +70,19 @@ impl Callbacks {
                 .map_or(Ok(()), |state| callback.restore(state)),
             None => Ok(()),
         })
+    }
+}
+
+/// Where a file is, however it is named, there or not.
+fn place(path: &Path) -> PathBuf {
+    if let Ok(place) = path.canonicalize() {
+        return place;
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
     }
 }
 

@@ -1,13 +1,14 @@
 //! A linear head: scikit-learn's numbers, the head that comes of it, and input that is none.
 
 use headstart::model::{Mode, Pooling};
-use headstart::study::{Features, LinearHead};
+use headstart::study::{Features, LinearHead, Study};
 use headstart::{Classifier, Dataset, Device, Head, Tensor, Trainer};
 use serde::Deserialize;
 
 use crate::common::files::{fixture, message};
 use crate::common::numbers::{bits, norm, values};
 use crate::common::{colours, frozen_base};
+use crate::finite::spoilt;
 
 #[derive(Deserialize)]
 struct Case {
@@ -262,4 +263,27 @@ fn a_fitted_head_can_be_trained_on() {
     let history = trainer.fit(&mut model, &dataset, &dataset).unwrap();
     let after = history.epochs[1].val_loss.unwrap();
     assert!((after - before).abs() < 0.05, "{before} {after}");
+}
+
+#[test]
+fn a_weight_of_the_base_that_is_none_is_named() {
+    let (_folder, dataset) = colours(4);
+    for value in [f32::NAN, f32::INFINITY] {
+        let head = Head::sigmoid().pooling(Pooling::GlobalAverage);
+        let model = Classifier::new(spoilt(value), head, dataset.class_names()).unwrap();
+        let mut model = model.input_size(32, 32).unwrap();
+        let before = model.head().tensors();
+        let study = Study::options().input_size(32, 32);
+        for error in [
+            message(Features::of(&model, &dataset)),
+            message(LinearHead::new().fit(&mut model, &dataset)),
+            message(study.run(&spoilt(value), &dataset)),
+        ] {
+            let named = error.contains("block") && error.contains("no finite number");
+            assert!(named, "{error}");
+        }
+        for ((_, before), (_, after)) in before.iter().zip(model.head().tensors()) {
+            assert_eq!(bits(before), bits(&after));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! All of it in one call.
 
-use headstart::study::Study;
+use headstart::study::{Oddities, Study};
 use headstart::{Classifier, ConvBase, Dataset, Device};
 
 use crate::common::files::message;
@@ -58,6 +58,37 @@ fn a_study_tells_of_everything_and_changes_no_picture() {
     let model = Classifier::load(&path, &Device::Cpu).unwrap();
     let prediction = model.predict(&test.items()[0].path).unwrap();
     assert!(prediction.familiarity.is_some());
+}
+
+/// JSON is text, and a name on Linux need not be.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_name_that_is_no_text_is_written_with_a_mark() {
+    use std::os::unix::ffi::OsStrExt;
+    let (folder, _) = colours(6);
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9.png");
+    let odd = folder.path().join("red").join(name);
+    std::fs::copy(folder.path().join("blue/0.png"), &odd).unwrap();
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let study = Study::options()
+        .input_size(32, 32)
+        .run(&frozen_base(), &dataset)
+        .unwrap();
+    let path = folder.path().join("study.json");
+    study.write_json(&path).unwrap();
+    let read = Oddities::load(&path).unwrap();
+    let paths = read
+        .duplicates
+        .iter()
+        .flat_map(|pair| [&pair.first, &pair.second]);
+    let paths: Vec<String> = paths
+        .map(|place| place.path.display().to_string())
+        .collect();
+    assert!(
+        paths.iter().any(|path| path.ends_with("caf\u{fffd}.png")),
+        "{paths:?}"
+    );
+    assert_eq!(read.suspects.len(), study.suspects().likely().count());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use headstart::study::{
     Calibration, CrossValidation, Duplicates, Features, Fingerprints, Gallery, LinearHead, Split,
     Study, Suspects,
 };
-use headstart::{Classifier, ConvBase, Dataset, Device, Head, Weights};
+use headstart::{Classifier, ConvBase, Dataset, Device, Head, Trainer, Weights};
 
 use super::duplicates::{as_jpeg, disguised};
 
@@ -330,4 +330,82 @@ fn santa_is_studied_in_one_call() {
         .part("test", &test);
     let study = options.run(&lite0(), &train).unwrap();
     println!("{study}\n{:?}", begin.elapsed());
+}
+
+/// The halves of so many of Tiny ImageNet's pictures, which are others each. `HEADSTART_PICTURES=50000` takes all that
+/// there are.
+#[test]
+#[ignore = "needs ../shared"]
+fn duplicates_among_many_pictures_take_seconds() {
+    let archive = format!("{SHARED}/data/tiny-imagenet/train.tar");
+    let all = Dataset::open_tar(&[&archive]).unwrap();
+    let number = std::env::var("HEADSTART_PICTURES");
+    let number: usize = number.map_or(2_500, |text| text.parse().unwrap());
+    let step = all.len() / number;
+    let halves = all.items().iter().step_by(step.max(1)).flat_map(|item| {
+        let picture = image::DynamicImage::from(item.decode().unwrap());
+        [0, 32].map(|left| (picture.crop_imm(left, 0, 32, 64), item.label))
+    });
+    let halves = Dataset::from_images(halves, all.class_names()).unwrap();
+    let head = Head::softmax(all.class_names().len()).pooling(Pooling::GlobalAverage);
+    let base = ConvBase::compact(&Device::Cpu).unwrap();
+    let model = Classifier::new(base, head, all.class_names()).unwrap();
+    let model = model.input_size(64, 32).unwrap();
+    let features = Features::of(&model, &halves).unwrap();
+    let begun = Instant::now();
+    let fingerprints = Fingerprints::of(&halves).unwrap();
+    let taken = begun.elapsed();
+    let split = Split {
+        name: "train",
+        features: &features,
+        fingerprints: &fingerprints,
+    };
+    let begun = Instant::now();
+    let duplicates = Duplicates::of(&[split]).unwrap();
+    println!(
+        "{} pictures: fingerprints in {taken:?}, {} pairs in {:?}",
+        halves.len(),
+        duplicates.pairs().len(),
+        begun.elapsed()
+    );
+}
+
+/// What fine-tuning gains from a head that is fitted: ten classes of Tiny ImageNet, 60 pictures each.
+#[test]
+#[ignore = "needs ../shared"]
+fn a_fitted_head_is_a_better_start_than_a_fresh_one() {
+    const SIDE: usize = 96;
+    let mut means = [0.0; 4];
+    for first in [0, 5, 10] {
+        let train = tiny("train", first, Some(60.0 / 250.0));
+        let test = tiny("validation", first, None);
+        let accuracy = |model: &Classifier| model.evaluate(&test).unwrap().accuracy.unwrap();
+        let tuned = |mut model: Classifier, trainer: Trainer| {
+            let begun = Instant::now();
+            let history = trainer.fit(&mut model, &train, &test).unwrap();
+            let first = history.epochs[0].val_accuracy.unwrap();
+            (accuracy(&model), first, begun.elapsed())
+        };
+        let fresh = || model(train.class_names(), SIDE);
+        let mut fitted = fresh();
+        LinearHead::new().fit(&mut fitted, &train).unwrap();
+        let linear = accuracy(&fitted);
+        let warm_trainer = Trainer::fine_tuning_from_fitted(&fitted);
+        let without_head_phase = tuned(fresh(), warm_trainer.clone());
+        let warm = tuned(fitted, warm_trainer);
+        let model = fresh();
+        let trainer = Trainer::fine_tuning(&model);
+        let cold = tuned(model, trainer);
+        println!(
+            "classes from {first}: linear head {linear:.4}; 15 epochs from it {warm:?}; 20 from a fresh one {cold:?}; \
+             15 from a fresh one {without_head_phase:?}"
+        );
+        let all = [linear, warm.0, cold.0, without_head_phase.0];
+        means
+            .iter_mut()
+            .zip(all)
+            .for_each(|(mean, one)| *mean += one / 3.0);
+    }
+    println!("linear, from it, 20 from fresh, 15 from fresh: {means:.4?}");
+    assert!(means[1] >= means[3]);
 }
