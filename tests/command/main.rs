@@ -4,6 +4,7 @@
 mod browser;
 mod figures;
 mod folders;
+mod ranks;
 mod terminal;
 
 use std::path::{Path, PathBuf};
