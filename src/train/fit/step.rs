@@ -11,11 +11,10 @@ use super::position::StepOutput;
 use super::ranks::{Ranks, Share};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::finite;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
 use crate::train::optimizer::{Clip, Planned, UpdateRule, Variable, VariableStates};
-use crate::transfer;
+use crate::{finite, transfer};
 
 /// What a step needs beside the model and the batch.
 pub(super) struct TrainStep {
