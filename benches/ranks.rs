@@ -114,12 +114,15 @@ impl StepTimes {
     }
 }
 
+/// A sum, when it began, and where it goes.
+type Begun = (Instant, Sum, Sender<Result<Vec<f32>>>);
+
 /// A communicator that notes what its calls cost.
 #[derive(Clone, Debug)]
 struct Timed {
     inner: Arc<dyn Communicator>,
     /// Hands sums to a thread that waits for them.
-    sums: Arc<Mutex<Sender<(Instant, Sum, Sender<Result<Vec<f32>>>)>>>,
+    sums: Arc<Mutex<Sender<Begun>>>,
     cost: Arc<Mutex<Cost>>,
 }
 
@@ -135,7 +138,7 @@ impl Timed {
     fn new(inner: Arc<dyn Communicator>) -> Self {
         let cost = Arc::<Mutex<Cost>>::default();
         let noted = cost.clone();
-        let (sums, begun) = channel::<(Instant, Sum, Sender<_>)>();
+        let (sums, begun) = channel::<Begun>();
         thread::spawn(move || {
             let mut free = Instant::now();
             for (begun, sum, to) in begun {

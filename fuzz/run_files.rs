@@ -151,8 +151,8 @@ fn some_history(epochs: usize) -> History {
         epoch,
         loss: 1.0 / epoch as f64,
         accuracy: 0.5,
-        val_loss: (epoch % 2 == 0).then_some(0.7),
-        val_accuracy: (epoch % 2 == 0).then_some(0.6),
+        val_loss: epoch.is_multiple_of(2).then_some(0.7),
+        val_accuracy: epoch.is_multiple_of(2).then_some(0.6),
         seconds: 1.5,
     };
     History {

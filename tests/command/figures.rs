@@ -487,7 +487,7 @@ fn a_study_of_many_pictures_with_names_of_any_kind_leaves_the_page_small() {
     let suspect = |number: usize| {
         serde_json::json!({
             "path": path(number), "class": nasty, "looks_like": "blue", "confidence": 0.125, "probability": 0.5,
-            "is_likely": number % 2 == 0,
+            "is_likely": number.is_multiple_of(2),
         })
     };
     let place = |number: usize, split: &str| serde_json::json!({ "path": path(number), "class": nasty, "split": split });

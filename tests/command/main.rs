@@ -4,6 +4,8 @@
 mod browser;
 mod figures;
 mod folders;
+#[cfg(feature = "mpi")]
+mod ranks;
 mod terminal;
 
 use std::path::{Path, PathBuf};

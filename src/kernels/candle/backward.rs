@@ -23,7 +23,7 @@ struct BackwardContext {
 }
 
 /// Takes a variable and its gradient.
-pub(super) type Listener = Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>;
+pub(crate) type Listener = Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>;
 
 thread_local! {
     static CONTEXT: RefCell<Option<BackwardContext>> = const { RefCell::new(None) };
@@ -31,10 +31,7 @@ thread_local! {
 }
 
 /// Does `work`, with a listener for the gradients that this thread's [`backward`] makes.
-pub(crate) fn listening<R>(
-    listener: Arc<dyn Fn(&Tensor, &Tensor) + Send + Sync>,
-    work: impl FnOnce() -> R,
-) -> R {
+pub(crate) fn listening<R>(listener: Listener, work: impl FnOnce() -> R) -> R {
     let outer = LISTENER.replace(Some(listener));
     let result = work();
     LISTENER.set(outer);

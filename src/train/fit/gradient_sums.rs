@@ -228,7 +228,10 @@ impl StepSums {
             let numbers = &mut buffer[start..][..length];
             let written = match gradient {
                 Some(gradient) => copy(gradient, numbers),
-                None => Ok(numbers.fill(0.0)),
+                None => {
+                    numbers.fill(0.0);
+                    Ok(())
+                }
             };
             if let Err(error) = written {
                 filling.failure.get_or_insert(error);

@@ -11,11 +11,10 @@ use super::position::StepOutput;
 use super::ranks::{Ranks, Share};
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::finite;
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
 use crate::train::optimizer::{Clip, Planned, UpdateRule, Variable, VariableStates};
-use crate::transfer;
+use crate::{finite, transfer};
 
 /// What a step needs beside the model and the batch.
 pub(super) struct TrainStep {
@@ -86,10 +85,10 @@ impl TrainStep {
             tensor,
             value,
         };
-        let forward = |own: &Self, batch: &Batch| own.forward(model, batch, epoch, &diverged);
+        let forward = |own: &Self, batch: &Batch| own.forward(model, batch, epoch, diverged);
         let (gradients, output) = match &share.batch {
             Some(batch) if ranks.is_alone() && !model.base().device().is_cpu() => {
-                return self.run_on_device(model, batch, epoch, learning_rate, &diverged);
+                return self.run_on_device(model, batch, epoch, learning_rate, diverged);
             }
             Some(batch) if ranks.is_alone() => {
                 let Forward { loss, output } = forward(self, batch)?;

@@ -367,6 +367,39 @@ fn a_picture_that_cannot_be_used_is_known_to_all_ranks() {
     );
 }
 
+#[test]
+fn ranks_keep_the_features_of_their_own_pictures() {
+    let (_folder, dataset) = common::colours(PICTURES);
+    let kept = tempfile::tempdir().unwrap();
+    let cache = || FeatureCache::on_disk(kept.path()).views(2);
+    let trainer = || varied(RmsProp::new(1e-4)).feature_cache(cache());
+    let expected = end(vgg(Some(Block::Conv5)), trainer(), &dataset).unwrap();
+    let files = || -> Vec<u64> {
+        let files = std::fs::read_dir(kept.path()).unwrap();
+        files
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .collect()
+    };
+    // Two views, and the validation pictures.
+    let whole = files();
+    assert_eq!(whole.len(), 3);
+    for _ in 0..2 {
+        let found = together(2, |member| {
+            end(
+                vgg(Some(Block::Conv5)),
+                trainer().communicator(member),
+                &dataset,
+            )
+            .unwrap()
+        });
+        check_near("cached on disk", &found[0], &expected);
+        // Each rank's, found again the second time: half as large as one's.
+        assert_eq!(files().len(), 3 + 2 * 3);
+        let (all, one): (u64, u64) = (files().iter().sum(), whole.iter().sum());
+        assert!(all < 2 * one + one / 5, "{all} {one}");
+    }
+}
+
 /// What each rank says when one of them does something else.
 fn differing(work: impl Fn(Member) -> Result<End> + Sync) -> Vec<String> {
     together(3, |member| work(member).err().unwrap().to_string())
@@ -516,4 +549,33 @@ fn no_rank_waits_for_one_that_fails() {
         ends.iter().all(|error| error.contains("became")),
         "{ends:?}"
     );
+}
+
+/// Asks for the ranks that a launcher would have started.
+#[test]
+#[cfg(not(feature = "mpi"))]
+#[ignore = "is run by the other"]
+fn child() {
+    println!(
+        "{:?}",
+        headstart::train::communicator::world().map(|ranks| ranks.size())
+    );
+}
+
+/// Each process would train by itself, and all write to the same files.
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn several_processes_of_a_program_without_mpi_are_refused() {
+    let told = |size: &str| {
+        let program = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(program)
+            .args(["ranks::child", "--exact", "--ignored", "--nocapture"])
+            .env("OMPI_COMM_WORLD_SIZE", size)
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert!(told("1").contains("Ok(1)"), "{}", told("1"));
+    let said =
+        "without the feature `mpi`; expected one with it, since it was started as 2 processes";
+    assert!(told("2").contains(said), "{}", told("2"));
 }

@@ -49,6 +49,11 @@ fn child() {
             let end = end(vgg(Some(Block::Conv5)), trainer, &dataset).unwrap();
             write(&folder.join(format!("end-{}", ranks.rank())), &end);
         }
+        "differ" => {
+            let trainer = varied(RmsProp::new(1e-4)).communicator(ranks.clone());
+            let error = end(vgg(None), trainer, &dataset).err().unwrap().to_string();
+            std::fs::write(folder.join(format!("error-{}", ranks.rank())), error).unwrap();
+        }
         "leave" => {
             // Rank 1 goes before the others have begun.
             if ranks.rank() != 1 {
@@ -93,14 +98,26 @@ fn read(path: PathBuf) -> End {
     }
 }
 
+/// This test binary, asked for the child alone.
+fn program() -> Vec<String> {
+    let program = std::env::current_exe().unwrap().into_os_string();
+    let arguments = ["ranks::mpi::child", "--exact", "--ignored", "--nocapture"];
+    let arguments = arguments.map(str::to_owned).into_iter();
+    [program.into_string().unwrap()]
+        .into_iter()
+        .chain(arguments)
+        .collect()
+}
+
 fn start(ranks: usize, task: &str, pictures: &Path, folder: &Path) -> Child {
+    let arguments = [vec!["-n".to_owned(), ranks.to_string()], program()];
+    launch(&arguments.concat(), task, pictures, folder)
+}
+
+fn launch(arguments: &[String], task: &str, pictures: &Path, folder: &Path) -> Child {
     let launcher = std::env::var("HEADSTART_MPIRUN").unwrap_or_else(|_| "mpirun".to_owned());
-    let mut words = launcher.split_whitespace();
-    Command::new(words.next().unwrap())
-        .args(words)
-        .args(["-n", &ranks.to_string()])
-        .arg(std::env::current_exe().unwrap())
-        .args(["ranks::mpi::child", "--exact", "--ignored", "--nocapture"])
+    Command::new(&launcher)
+        .args(arguments)
         .env(DATA, pictures)
         .env(FOLDER, folder)
         .env(TASK, task)
@@ -170,6 +187,30 @@ fn ranks_hear_of_one_that_leaves_and_end_with_one_that_panics() {
     let status = start(3, "panic", pictures.path(), folder.path()).wait();
     assert!(!status.unwrap().success());
     assert!(begun.elapsed() < GRACE, "{:?}", begun.elapsed());
+}
+
+#[test]
+#[ignore = "needs mpirun"]
+fn ranks_that_compute_with_other_instructions_are_refused() {
+    let (pictures, _) = common::colours(PICTURES);
+    let folder = tempfile::tempdir().unwrap();
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let other = words(&[":", "-n", "1", "env", "HEADSTART_KERNELS=portable"]);
+    let arguments = [words(&["-n", "1"]), program(), other, program()].concat();
+    let status = launch(&arguments, "differ", pictures.path(), folder.path()).wait();
+    assert!(status.unwrap().success());
+    for rank in [0, 1] {
+        let error = std::fs::read_to_string(folder.path().join(format!("error-{rank}"))).unwrap();
+        assert!(
+            error.starts_with("rank 1: processor's instructions: found"),
+            "{error}"
+        );
+    }
 }
 
 /// Kills a rank at a random moment, waits for the others, and has the run go on to its end. So many times:
