@@ -11,9 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::{DType, Device};
-use headstart::model::{Pooling, Vgg};
-use headstart::study::{CrossValidation, Features, Gallery, LinearHead, Suspects};
+use headstart::export::TorchNames;
+use headstart::model::{Arch, Pooling, Vgg};
+use headstart::run::{Metrics, Run, Settings, Start};
+use headstart::study::{CrossValidation, Features, Gallery, LinearHead, Study, Suspects};
 use headstart::train::callback::{Callback, CsvLogger, EpochEnd, JsonLinesLogger, Stop};
+use headstart::train::metrics::{EpochRecord, Evaluation, History, Scores};
 use headstart::{
     Checkpoints, Classifier, ConvBase, Dataset, Error, FeatureCache, Head, Result, Sgd, Trainer,
     Weights,
@@ -33,7 +36,7 @@ const FILLER: &str = "filler";
 #[test]
 fn every_writer_says_that_the_disk_is_full_and_leaves_nothing_half_written() {
     let folder = tempfile::tempdir().unwrap();
-    let script = format!("mount -t tmpfs -o size=256k tmpfs \"$0\" || exit {NO_DISK}; exec \"$@\"");
+    let script = format!("mount -t tmpfs -o size=16m tmpfs \"$0\" || exit {NO_DISK}; exec \"$@\"");
     let test = std::env::current_exe().unwrap();
     let outcome = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
@@ -71,6 +74,14 @@ fn model() -> Classifier {
     model.input_size(32, 32).unwrap()
 }
 
+/// One that PyTorch has, too.
+fn of_pytorch() -> Classifier {
+    let arch = "mobilenetv2_100".parse::<Arch>().unwrap();
+    let base = ConvBase::new(arch, Weights::Random { seed: 3 }, &Device::Cpu).unwrap();
+    let head = Head::softmax(2).pooling(Pooling::GlobalAverage);
+    Classifier::new(base.frozen(), head, &["blue", "red"]).unwrap()
+}
+
 /// Saves the classifier after each epoch.
 struct Save(PathBuf);
 
@@ -83,8 +94,8 @@ impl Callback for Save {
 
 type Writer = (&'static str, Box<dyn Fn(&Path) -> Result<()>>);
 
-/// Everything that writes, into a folder on the disk.
-fn writers(dataset: &Dataset) -> Vec<Writer> {
+/// Everything that writes, into a folder on the disk; another one has a run that was finished.
+fn writers(dataset: &Dataset, finished: &Path) -> Vec<Writer> {
     let trainer = || Trainer::new(Sgd::new(1e-3)).epochs(2).batch_size(8);
     let history = trainer().fit(&mut model(), dataset, dataset).unwrap();
     let fitting = |with: fn(Trainer, &Path) -> Trainer| {
@@ -94,6 +105,15 @@ fn writers(dataset: &Dataset) -> Vec<Writer> {
             fit.map(|_| ())
         })
     };
+    let study = Study::options()
+        .input_size(32, 32)
+        .run(model().base(), dataset)
+        .unwrap();
+    let torch = of_pytorch();
+    #[cfg(feature = "report")]
+    let (pictures, finished) = (dataset.clone(), finished.to_owned());
+    #[cfg(not(feature = "report"))]
+    let _ = finished;
     vec![
         (
             "model",
@@ -143,12 +163,88 @@ fn writers(dataset: &Dataset) -> Vec<Writer> {
             "best weights",
             fitting(|t, folder| t.callback(Save(folder.join("best.safetensors")))),
         ),
+        (
+            "study",
+            Box::new(move |folder| study.write_json(folder.join("study.json"))),
+        ),
+        (
+            "torch",
+            Box::new(move |folder| {
+                torch.export_torch(folder.join("torch.safetensors"), TorchNames::Timm)
+            }),
+        ),
+        ("run", Box::new(run)),
+        #[cfg(feature = "onnx")]
+        (
+            "onnx",
+            Box::new(|folder| model().export_onnx(folder.join("model.onnx"))),
+        ),
+        #[cfg(feature = "report")]
+        (
+            "plots",
+            Box::new(|folder| {
+                some_history().plot(folder.join("history.svg"))?;
+                some_history().plot(folder.join("history.png"))
+            }),
+        ),
+        #[cfg(feature = "report")]
+        (
+            "report",
+            Box::new(move |folder| {
+                let scores = model().score(&pictures)?;
+                headstart::report::Report::new(&model(), &pictures, &scores)
+                    .write(folder.join("report.html"))
+            }),
+        ),
+        #[cfg(feature = "report")]
+        (
+            "comparison",
+            Box::new(move |folder| {
+                headstart::report::Report::compare([&finished])?.write(folder.join("compare.html"))
+            }),
+        ),
+        #[cfg(feature = "cli")]
+        (
+            "config",
+            Box::new(|folder| headstart::run::Config::default().save(folder.join("config.toml"))),
+        ),
         #[cfg(feature = "tensorboard")]
         (
             "tensorboard",
             fitting(|t, folder| t.callback(headstart::train::callback::TensorBoard::new(folder))),
         ),
     ]
+}
+
+/// All that a run leaves.
+fn run(folder: &Path) -> Result<()> {
+    let run = Run::begin(folder, Start::New)?;
+    let history = some_history();
+    run.save_history(&history)?;
+    run.save_model(&model())?;
+    let names = ["blue", "red"].map(String::from);
+    let evaluation =
+        Evaluation::from_predictions(&[0, 1], &[vec![0.9, 0.1], vec![0.2, 0.8]], &names, 0.2);
+    let scores = Scores {
+        evaluation: evaluation?,
+        pictures: Vec::new(),
+    };
+    run.save_metrics(&Metrics::new(
+        "test",
+        &scores,
+        &history,
+        &Settings::default(),
+    ))
+}
+
+fn some_history() -> History {
+    let record = |epoch| EpochRecord {
+        epoch,
+        ..EpochRecord::default()
+    };
+    History {
+        epochs: (1..=200).map(record).collect(),
+    }
 }
 
 /// Features whose gallery takes 24 kB, and whose suspects do.
@@ -212,7 +308,9 @@ fn child() {
     };
     let (_pictures, dataset) = common::colours(12);
     let mut refused = BTreeMap::new();
-    for (name, write) in writers(&dataset) {
+    let finished = tempfile::tempdir().unwrap();
+    run(finished.path()).unwrap();
+    for (name, write) in writers(&dataset, finished.path()) {
         for room in [0, 4096, 8192, 16_384] {
             let folder = disk.join(format!("{name} {room}"));
             fs::create_dir(&folder).unwrap();
