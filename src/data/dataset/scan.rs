@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use super::item::Source;
 use crate::data::decode::Format;
 use crate::error::{Cause, Error, Result};
+use crate::words::some;
+
+/// The most folders that a warning names.
+const NAMED: usize = 10;
 
 /// Endings of files that are taken for pictures without a look into them: opening a million files takes long. What they
 /// hold shows when they are read.
@@ -169,11 +173,11 @@ fn have_same_folders(classes: &[String], pictures: &[Found]) -> bool {
 
 /// A warning of class folders that were not asked for.
 pub(super) fn unwanted_folders(root: &Path, names: impl IntoIterator<Item = String>) -> String {
-    let names: Vec<String> = names.into_iter().collect();
+    let names = names.into_iter().map(|name| format!("`{name}`"));
     format!(
-        "{}: the folders `{}` are of none of the classes asked for, and left out",
+        "{}: the folders {} are of none of the classes asked for, and left out",
         root.display(),
-        names.join("`, `")
+        some(&names.collect::<Vec<_>>(), NAMED)
     )
 }
 
