@@ -6,8 +6,8 @@ use headstart::Dataset;
 use headstart::export::{Onnx, TorchNames};
 use headstart::run::Config;
 
-use crate::options::{load, model_file};
-use crate::{End, Failure, evaluate, say, train};
+use crate::options::{load, model_file, parts};
+use crate::{End, Failure, evaluate, say};
 
 /// Writes a model for other frameworks: ONNX, which most engines run, or the weights under PyTorch's names.
 #[derive(clap::Args)]
@@ -59,7 +59,7 @@ impl Options {
             )),
             (Some(pictures), true) => Ok(Some(evaluate::open(pictures, class_names)?)),
             (None, true) => match run_config(&self.model) {
-                Some(config) => Ok(Some(train::parts(&Config::load(config)?)?.train)),
+                Some(config) => Ok(Some(parts(&Config::load(config)?)?.train)),
                 None => Err(Failure::Usage(
                     "--precision int8 needs pictures to calibrate on: add --calibrate DIR".into(),
                 )),

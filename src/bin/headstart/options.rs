@@ -1,8 +1,8 @@
-//! The settings of a run as options of the command line.
+//! The settings of a run as options of the command line, and what else several commands take: a model, a run's pictures.
 
 use std::path::{Path, PathBuf};
 
-use headstart::run::{HeadKind, LearningRate, Recipe, Settings};
+use headstart::run::{Config, HeadKind, LearningRate, Parts, Recipe, Settings};
 use headstart::{Classifier, Preprocess, Resize, best_device};
 
 use crate::Failure;
@@ -93,4 +93,18 @@ pub(crate) fn model_file(model: &Path) -> PathBuf {
         true => model.join("model.safetensors"),
         false => model.to_owned(),
     }
+}
+
+/// The pictures of a run.
+pub(crate) fn parts(config: &Config) -> Result<Parts, Failure> {
+    let Some(pictures) = &config.pictures else {
+        return Err(Failure::Usage(
+            "no PICTURES are given, nor by --config".into(),
+        ));
+    };
+    Ok(Parts::open(
+        pictures,
+        config.validation.as_deref(),
+        config.test.as_deref(),
+    )?)
 }

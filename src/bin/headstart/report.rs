@@ -6,8 +6,8 @@ use headstart::report::Report;
 use headstart::run::{Config, Record, Run};
 use headstart::study::Oddities;
 
-use crate::options::load;
-use crate::{End, Failure, evaluate, say, train};
+use crate::options::{load, parts};
+use crate::{End, Failure, evaluate, say};
 
 /// Writes the report of a run, or of a model on labelled pictures: one HTML file that opens without the network.
 #[derive(clap::Args)]
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
         (None, true) => {
             let config = Config::load(options.model.join("config.toml"))?;
             let history = Run::history_of(&options.model)?;
-            let parts = train::parts(&config)?;
+            let parts = parts(&config)?;
             let (part, judged) = parts.judged();
             let scores = model.score(judged)?;
             let report = Report::new(&model, judged, &scores)

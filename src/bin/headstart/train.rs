@@ -11,7 +11,7 @@ use headstart::train::communicator::{self, Communicator};
 use headstart::train::metrics::History;
 use headstart::{Checkpoints, Classifier, Trainer, best_device};
 
-use crate::options::SettingOptions;
+use crate::options::{SettingOptions, parts};
 use crate::report::{study_in, with_study};
 use crate::{End, Failure, say, usage};
 
@@ -69,20 +69,6 @@ pub(crate) struct Options {
     /// Prints the figures as JSON, and nothing else.
     #[arg(long)]
     json: bool,
-}
-
-/// The pictures of a run.
-pub(crate) fn parts(config: &Config) -> Result<Parts, Failure> {
-    let Some(pictures) = &config.pictures else {
-        return Err(Failure::Usage(
-            "no PICTURES are given, nor by --config".into(),
-        ));
-    };
-    Ok(Parts::open(
-        pictures,
-        config.validation.as_deref(),
-        config.test.as_deref(),
-    )?)
 }
 
 impl Options {
