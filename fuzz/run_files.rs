@@ -102,7 +102,10 @@ pub fn study(data: &[u8]) {
 }
 
 pub fn study_seeds() -> Vec<Vec<u8>> {
-    let place = |split: &str| serde_json::json!({ "path": format!("pictures/{split}/ant/1.png"), "class": "ant", "split": split });
+    let place = |split: &str| {
+        let path = format!("pictures/{split}/ant/1.png");
+        serde_json::json!({ "path": path, "class": "ant", "split": split })
+    };
     let study = serde_json::json!({
         "suspects": [{
             "path": "pictures/train/ant/2.png", "class": "ant", "looks_like": "bee", "confidence": 0.0625,

@@ -273,8 +273,8 @@ impl Loader {
 
 /// For training.
 impl Loader {
-    /// Decodes every picture, or every so many-th, into the cache, if all have room there, and notes those that cannot be used. It breaks off
-    /// when `stop` says so.
+    /// Decodes every picture, or the every so many-th that is a rank's, into the cache, if all have room there, and
+    /// notes those that cannot be used. It breaks off when `stop` says so.
     pub(crate) fn look(&self, stop: &dyn Fn() -> bool) -> Result<ControlFlow<()>> {
         let pictures = self.dataset.len();
         if self.cache.len() < pictures {

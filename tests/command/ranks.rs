@@ -88,6 +88,13 @@ fn ranks_share_a_folder_and_one_prints_it_in_order() {
         assert_ne!(code, Some(0));
         assert_eq!(told.matches("10.png").count(), 1, "{told}");
     }
+    // Other commands would all write to the same files.
+    let (code, out, told) = by_ranks("2", &["evaluate", at(&trained.out), at(pictures.path())]);
+    assert_ne!(code, Some(0));
+    assert!(
+        out.is_empty() && told.contains("2 processes were started"),
+        "{told}"
+    );
     let (code, _, told) = by_ranks("2", &["predict", at(&trained.out), "-"]);
     assert_ne!(code, Some(0));
     assert!(told.contains("one of several ranks"), "{told}");

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use headstart::Error;
+use headstart::train::communicator::{self, Communicator};
 
 /// Trains picture classifiers on top of pretrained networks, and uses them.
 ///
@@ -101,7 +102,40 @@ fn usage(error: Error) -> Failure {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    match check_ranks(&command).and_then(|()| run(command)) {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        // As a shell says of a process that an interrupt ended.
+        Ok(End::Left) => ExitCode::from(130),
+        Err(Failure::Usage(reason)) => {
+            say::warn(&format!(
+                "error: {reason}\n\nFor more information, try '--help'."
+            ));
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            say::warn(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Refuses several processes of a command that does not share its work among them: all would do the same and write to the
+/// same files.
+fn check_ranks(command: &Command) -> Result<(), Failure> {
+    if matches!(command, Command::Train(_) | Command::Predict(_)) {
+        return Ok(());
+    }
+    match communicator::world()?.size() {
+        1 => Ok(()),
+        size => Err(Failure::Usage(format!(
+            "{size} processes were started; `train` and `predict` share work among them, other commands are for one"
+        ))),
+    }
+}
+
+fn run(command: Command) -> Result<End, Failure> {
+    match command {
         Command::Train(options) => train::run(*options),
         Command::Predict(options) => predict::run(&options),
         Command::Evaluate(options) => evaluate::run(&options),
@@ -116,21 +150,6 @@ fn main() -> ExitCode {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "headstart", &mut script);
             say::text(&String::from_utf8_lossy(&script))
-        }
-    };
-    match outcome {
-        Ok(End::Done) => ExitCode::SUCCESS,
-        // As a shell says of a process that an interrupt ended.
-        Ok(End::Left) => ExitCode::from(130),
-        Err(Failure::Usage(reason)) => {
-            say::warn(&format!(
-                "error: {reason}\n\nFor more information, try '--help'."
-            ));
-            ExitCode::from(2)
-        }
-        Err(Failure::Failed(error)) => {
-            say::warn(&format!("error: {error}"));
-            ExitCode::FAILURE
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The settings of a run as options of the command line, and what else several commands take: a model, a run's pictures.
+//! The settings of a run as options of the command line, and what else several commands take: a model, a run's
+//! pictures.
 
 use std::path::{Path, PathBuf};
 

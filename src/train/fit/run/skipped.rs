@@ -1,5 +1,6 @@
 //! Pictures that a run skips: told once, known to every rank, and too many of them an error.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::Run;
@@ -32,7 +33,8 @@ impl<'a, B: Backbone> Run<'a, B> {
         Ok(())
     }
 
-    /// Notes what other ranks skipped of a dataset, if this or another one skipped more than `known`.
+    /// Notes what other ranks skipped of a dataset, if this or another one skipped more than `known`. Pictures go by
+    /// their ids: their folder may be another on each machine, and a path need not be text.
     fn hear_of_skipped(&self, dataset: &Dataset, known: usize) -> Result<()> {
         if self.ranks.is_alone() {
             return Ok(());
@@ -41,13 +43,19 @@ impl<'a, B: Backbone> Run<'a, B> {
         if skipped.len() <= known {
             skipped.clear();
         }
-        let skipped = skipped
-            .into_iter()
-            .map(|problem| (problem.path, problem.reason));
-        let all: Vec<Vec<(PathBuf, String)>> = self.ranks.gather(Ok(skipped.collect()))?;
-        for (path, reason) in all.into_iter().flatten() {
-            let source = reason.into();
-            dataset.handle(&path.clone(), Error::Picture { path, source })?;
+        let skipped = skipped.into_iter();
+        let reasons: HashMap<PathBuf, String> = skipped
+            .map(|problem| (problem.path, problem.reason))
+            .collect();
+        let own = dataset.items().iter();
+        let own = own.filter_map(|item| Some((item.id, reasons.get(&item.path)?.clone())));
+        let all: Vec<Vec<(u64, String)>> = self.ranks.gather(Ok(own.collect()))?;
+        let lost: HashMap<u64, String> = all.into_iter().flatten().collect();
+        for item in dataset.items() {
+            if let Some(reason) = lost.get(&item.id) {
+                let (path, source) = (item.path.clone(), reason.clone().into());
+                dataset.handle(&item.path, Error::Picture { path, source })?;
+            }
         }
         Ok(())
     }
