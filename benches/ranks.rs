@@ -5,9 +5,9 @@
 //! ```
 //!
 //! A base by its name with random weights, the side of the pictures, and what is trained with the head: `frozen` for
-//! nothing, `last`, or `all`. Batches have 32 pictures over all processes together; threads are `RAYON_NUM_THREADS`. One
-//! line is printed: processes and threads, pictures a second in the median step, and for each step the megabytes that a
-//! process sums, the milliseconds during which a sum is on its way, and those of a round of small messages.
+//! nothing, `last`, or `all`. Batches have 32 pictures over all processes together; threads are `RAYON_NUM_THREADS`.
+//! One line is printed: processes and threads, pictures a second in the median step, and for each step the megabytes
+//! that a process sums, the milliseconds during which a sum is on its way, and those of a round of small messages.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Sender, channel};

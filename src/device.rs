@@ -9,10 +9,11 @@ use crate::progress;
 
 /// The first GPU, where the crate is built for one (feature `cuda` or `metal`) and it answers; otherwise the CPU.
 ///
-/// A GPU that does not answer is no error: a line on the standard error says why, and the CPU computes. One answers when
-/// its driver opens it and it adds two numbers. candle's `Device::cuda_if_available` asks only whether the feature is on,
-/// and is an error then. A program that is built with `cuda` needs CUDA's libraries to start at all, since candle links
-/// to them: on a machine without a driver, the toolkit's folder `lib64/stubs` in `LD_LIBRARY_PATH` has one that says no.
+/// A GPU that does not answer is no error: a line on the standard error says why, and the CPU computes. One answers
+/// when its driver opens it and it adds two numbers. candle's `Device::cuda_if_available` asks only whether the
+/// feature is on, and is an error then. A program that is built with `cuda` needs CUDA's libraries to start at all,
+/// since candle links to them: on a machine without a driver, the toolkit's folder `lib64/stubs` in `LD_LIBRARY_PATH`
+/// has one that says no.
 ///
 /// ```
 /// use headstart::{ConvBase, Weights, best_device};

@@ -20,8 +20,8 @@ use headstart::{
 
 /// Runs a test on the device, or says that it was not tried.
 ///
-/// There is one device for the process, since tensors of two `Device`s of a GPU do not mix; and one test at a time, since
-/// every thread has a stream of its own there, and none waits for another's.
+/// There is one device for the process, since tensors of two `Device`s of a GPU do not mix; and one test at a time,
+/// since every thread has a stream of its own there, and none waits for another's.
 fn on_device(test: &str, run: impl FnOnce(&Device)) {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     static ALONE: Mutex<()> = Mutex::new(());
@@ -295,8 +295,8 @@ fn pictures_on_another_device_than_the_base_are_an_error_that_names_both() {
     });
 }
 
-/// What the windows of 149 pictures of 224² cover in 64 channels are more than 2³² numbers, 17 GB: candle's kernels count
-/// no further. `cargo test --features cuda --test cuda -- --ignored`
+/// What the windows of 149 pictures of 224² cover in 64 channels are more than 2³² numbers, 17 GB: candle's kernels
+/// count no further. `cargo test --features cuda --test cuda -- --ignored`
 #[test]
 #[ignore = "takes 30 GB of a device"]
 fn large_batches_are_no_others_than_small_ones() {

@@ -1,7 +1,7 @@
 //! A convolution whose gradient reaches its weight alone: that of the first trainable layer.
 //!
-//! candle's own computes the gradient of the maps too, which nobody needs there, and on a device by a plain loop over all
-//! windows (0.11).
+//! candle's own computes the gradient of the maps too, which nobody needs there, and on a device by a plain loop over
+//! all windows (0.11).
 
 use std::sync::Mutex;
 

@@ -143,9 +143,9 @@ pub trait Backbone {
         Ok(loss.backward()?)
     }
 
-    /// As [`backward`](Self::backward), where several processes add up their gradients: hands a variable and its gradient
-    /// to `listener` as soon as it is made, so that it can be sent while those of earlier blocks are still computed. By
-    /// default none is handed over, and all follow at the end.
+    /// As [`backward`](Self::backward), where several processes add up their gradients: hands a variable and its
+    /// gradient to `listener` as soon as it is made, so that it can be sent while those of earlier blocks are still
+    /// computed. By default none is handed over, and all follow at the end.
     ///
     /// # Errors
     /// Those of [`backward`](Self::backward).

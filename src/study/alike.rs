@@ -182,8 +182,8 @@ const LANES: usize = 16;
 /// Rounding may be off by less than this.
 const SLACK: f32 = 1e-4;
 
-/// Above what the correlations of one picture with many others cannot be, by their lowest frequencies, as a [`Low`] tells
-/// it of two.
+/// Above what the correlations of one picture with many others cannot be, by their lowest frequencies, as a [`Low`]
+/// tells it of two.
 struct Bound {
     blocks: Vec<Block>,
 }

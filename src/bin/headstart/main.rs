@@ -120,8 +120,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Refuses several processes of a command that does not share its work among them: all would do the same and write to the
-/// same files.
+/// Refuses several processes of a command that does not share its work among them: all would do the same and write to
+/// the same files.
 fn check_ranks(command: &Command) -> Result<(), Failure> {
     if matches!(command, Command::Train(_) | Command::Predict(_)) {
         return Ok(());

@@ -4,8 +4,8 @@
 //! while [`backward`] runs, operations [`divert`] gradients of variables to it, and candle does not see them. They are
 //! written to recycled tensors where one has their shape, since fresh pages take as long again.
 //!
-//! Whoever is [`listening`] hears of each gradient of a weight as it is made, while those of earlier layers are still to
-//! come.
+//! Whoever is [`listening`] hears of each gradient of a weight as it is made, while those of earlier layers are still
+//! to come.
 
 use std::cell::RefCell;
 use std::sync::Arc;

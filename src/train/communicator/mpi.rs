@@ -1,8 +1,8 @@
 //! Ranks by MPI, through rsmpi: Open MPI, MPICH, or whatever the machine's `mpicc` belongs to.
 //!
 //! A thread of its own owns MPI and makes every call, in the order they are asked for: so sums go on while the others
-//! compute, and MPI need not know of threads. It asks MPI again and again whether a call is done, and sleeps in between,
-//! since a core that waits busily would be missing where another computes.
+//! compute, and MPI need not know of threads. It asks MPI again and again whether a call is done, and sleeps in
+//! between, since a core that waits busily would be missing where another computes.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};

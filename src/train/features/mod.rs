@@ -157,8 +157,8 @@ impl Features {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for inputs. Of
-    /// several ranks each has those of its own pictures.
+    /// The batches that `loader` would give in an epoch that was [prepared](Self::prepare), with features for inputs.
+    /// Of several ranks each has those of its own pictures.
     pub(super) fn shares(
         &self,
         loader: &Loader,

@@ -30,8 +30,8 @@ const PICTURES: u32 = 11;
 /// A way to train: its name, the model and the trainer.
 ///
 /// AdamW moves what has next to no gradient as far as all else, in a direction that rounding decides: with open blocks
-/// of random weights two instruction sets, and candle's own operations, differ by 3e-4 after three epochs on one rank. So
-/// it has a head to train here.
+/// of random weights two instruction sets, and candle's own operations, differ by 3e-4 after three epochs on one rank.
+/// So it has a head to train here.
 type Case = (&'static str, fn() -> Classifier, fn() -> Trainer);
 
 fn vgg(first: Option<Block>) -> Classifier {
