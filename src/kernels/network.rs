@@ -39,8 +39,7 @@ impl PackedWeights {
     fn get(&self, layer: usize, packing: Packing, pack: impl FnOnce() -> Scratch) -> Arc<Scratch> {
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept().get(&(layer, packing)).cloned();
-        // Not under the lock: while it waits for others to pack their share, this thread may run a whole other network,
-        // which asks for the same. Two that pack at once come to the same numbers.
+        // Not under the lock, which other networks would wait for. Two that pack at once come to the same numbers.
         let packed = found.unwrap_or_else(|| Arc::new(pack()));
         kept().entry((layer, packing)).or_insert(packed).clone()
     }
