@@ -125,7 +125,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let explained = settings.explain(&model, rate);
     say(format!("{}\n{explained}\n", model.summary()));
 
-    let trainer = trainer.communicator(ranks);
+    let trainer = trainer.communicator(communicator::on_device(ranks, &device)?);
     let history = trainer.fit(&mut model, &parts.train, &parts.validation);
     if !is_first {
         return history.map(|_| ()).map_err(Into::into);

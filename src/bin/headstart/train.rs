@@ -132,7 +132,7 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
         config.save(run.folder().join("config.toml"))?;
     }
     say(&format!("{}\n\n", config.settings.explain(&model, rate)))?;
-    let trainer = trainer.communicator(ranks);
+    let trainer = trainer.communicator(communicator::on_device(ranks, &device)?);
     let Some(history) = fit(&trainer, &mut model, &parts, &run, options.resume, &stop)? else {
         say("Left as asked. The same command with --resume goes on.\n")?;
         return Ok(End::Left);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::OnceLock;
 
+use candle_core::{Device, DeviceLocation};
 use serde_json::Value;
 
 use super::checkpoint::checksum_without;
@@ -30,7 +31,8 @@ impl Intention {
         let mut own = Self(Vec::new());
         own.add("version of headstart", env!("CARGO_PKG_VERSION"));
         own.add("program", program());
-        // Other instructions round otherwise, and weights would drift apart.
+        // Another kind of device and other instructions round otherwise, and weights would drift apart.
+        own.add("device", kind(&model.base().device()));
         own.add("processor's instructions", model.base().numerics());
         own.add("classes", format!("{:?}", model.class_names()));
         own.add("training pictures", listing(train));
@@ -66,6 +68,14 @@ pub(super) fn compare(all: &[Intention]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn kind(device: &Device) -> &'static str {
+    match device.location() {
+        DeviceLocation::Cpu => "the CPU",
+        DeviceLocation::Cuda { .. } => "a GPU by CUDA",
+        DeviceLocation::Metal { .. } => "a GPU by Metal",
+    }
 }
 
 fn short(value: &str) -> String {

@@ -3,6 +3,7 @@
 mod hub;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod tensors;
 
 use std::ops::ControlFlow;
 use std::path::Path;
