@@ -3,6 +3,7 @@
 mod hub;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod shares;
 mod tensors;
 
 use std::ops::ControlFlow;

@@ -15,11 +15,11 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 use self::plan::{Place, Plan};
-use super::ranks::Ranks;
 use crate::error::{Error, Result};
 use crate::model::GradientListener;
 use crate::train::communicator::{Communicator, Sum};
 use crate::train::optimizer::{put_back, take_out};
+use crate::train::ranks::Ranks;
 
 /// The sums of a run's steps.
 pub(super) struct GradientSums {
