@@ -8,8 +8,8 @@ use candle_core::{Device, Result as CandleResult, Tensor, utils};
 use crate::progress;
 
 /// The first GPU, where the crate is built for one (feature `cuda` or `metal`) and it answers; otherwise the CPU. Of
-/// several processes that a launcher started on a machine, the second gets the second of its CUDA GPUs, and so on; where
-/// there are fewer, from the first again.
+/// several processes that a launcher started on a machine, the second gets the second of its CUDA GPUs, and so on;
+/// where there are fewer, from the first again.
 ///
 /// A GPU that does not answer is no error: a line on the standard error says why, and the CPU computes. One answers
 /// when its driver opens it and it adds two numbers. candle's `Device::cuda_if_available` asks only whether the

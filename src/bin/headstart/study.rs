@@ -11,8 +11,8 @@ use crate::{End, Failure, say, usage};
 
 /// Looks at labelled pictures with a frozen base: how good a classifier gets and how sure that is, which labels are
 /// likely wrong, which pictures are there twice, whether more would help. It takes about a minute for a thousand
-/// pictures, and changes none. Several processes that `mpirun` started share what takes long, which is the pictures; the
-/// first prints and writes.
+/// pictures, and changes none. Several processes that `mpirun` started share what takes long, which is the pictures;
+/// the first prints and writes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// One folder of pictures for each class, or folders `train`, `validation` and `test` of them.

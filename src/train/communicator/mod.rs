@@ -170,8 +170,8 @@ fn several(size: usize) -> Result<Arc<dyn Communicator>> {
 }
 
 /// The ranks, with sums of what lies on this device made there: by `Nccl`, where the program is built with the feature
-/// `nccl`, the device is one of CUDA's and there are several ranks. Otherwise they are as they were, and such sums go by
-/// the processor's memory.
+/// `nccl`, the device is one of CUDA's and there are several ranks. Otherwise they are as they were, and such sums go
+/// by the processor's memory.
 ///
 /// # Errors
 /// Those of `Nccl::new`.

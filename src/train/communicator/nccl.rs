@@ -51,7 +51,8 @@ struct Call {
 }
 
 impl Nccl {
-    /// Joins the GPUs of these ranks; every rank does so at the same time. The device is one of CUDA's, and the model's.
+    /// Joins the GPUs of these ranks; every rank does so at the same time. The device is one of CUDA's, and the
+    /// model's.
     ///
     /// # Errors
     /// [`Error::Mismatch`] when a rank has another device, or two have the same GPU, which NCCL refuses;

@@ -182,8 +182,8 @@ impl Trainer {
     /// same number of ranks they are the same to the bit. Every rank needs the same pictures, by name and class, and
     /// the same options; each decodes, caches and computes what is its own. Rank 0 alone has callbacks, and writes
     /// checkpoints; what a callback or the stop flag decides there holds for all. A run can be resumed by another
-    /// number of ranks. Where each has a GPU, [`on_device`](crate::train::communicator::on_device) has gradients added up
-    /// there.
+    /// number of ranks. Where each has a GPU, [`on_device`](crate::train::communicator::on_device) has gradients added
+    /// up there.
     pub fn communicator(mut self, communicator: impl Communicator + 'static) -> Self {
         self.options.communicator = Arc::new(communicator);
         self

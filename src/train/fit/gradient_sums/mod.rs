@@ -3,8 +3,8 @@
 //! A backward pass makes gradients from the last block to the first. They are packed into buckets in that order, and a
 //! bucket's sum begins as soon as the bucket is full, beside the rest of the pass. The head's, which the kernels do
 //! not announce, and a base's that is not of the crate follow at the end. (Li et al., "PyTorch Distributed:
-//! Experiences on Accelerating Data Parallel Training", 2020, section 3.2.) On a device, which announces none either, all
-//! are added up at the end, where they lie.
+//! Experiences on Accelerating Data Parallel Training", 2020, section 3.2.) On a device, which announces none either,
+//! all are added up at the end, where they lie.
 
 mod plan;
 mod tensors;
