@@ -1,5 +1,6 @@
 //! Whether probabilities mean what they say, and the temperature that makes them.
 
+use std::f64::consts::FRAC_2_PI;
 use std::fmt;
 
 use super::estimate::Estimate;
@@ -7,6 +8,7 @@ use super::{logistic, predictions};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
+use crate::words::count;
 
 /// Equal ranges of confidence.
 const BINS: usize = 15;
@@ -44,6 +46,9 @@ pub struct Calibration {
     pub error_before: f64,
     /// The same after.
     pub error_after: f64,
+    /// What the error after would be on average if every probability meant just what it says: of few pictures, some are
+    /// right by luck.
+    pub error_by_chance: f64,
     /// How many pictures it was fitted to.
     pub pictures: usize,
 }
@@ -124,10 +129,13 @@ impl Calibration {
                 .map(|(label, row)| (*label, probabilities(row, 1.0 / temperature)));
             expected_error(rows)
         };
+        let (error_before, _) = error(1.0);
+        let (error_after, error_by_chance) = error(temperature);
         Some(Self {
             temperature,
-            error_before: error(1.0),
-            error_after: error(temperature),
+            error_before,
+            error_after,
+            error_by_chance,
             pictures: pictures.len(),
         })
     }
@@ -135,32 +143,37 @@ impl Calibration {
 
 impl fmt::Display for Calibration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [before, after] = [self.error_before, self.error_after].map(|error| 100.0 * error);
+        let errors = [self.error_before, self.error_after, self.error_by_chance];
+        let [before, after, chance] = errors.map(|error| 100.0 * error);
         let temperature = self.temperature;
+        let pictures = count(self.pictures, "picture");
         write!(
             f,
-            "temperature {temperature:.2}: confidence was {before:.1} % off, is {after:.1} %"
+            "temperature {temperature:.2}: confidence was {before:.1} % off, is {after:.1} % (of {pictures}, luck alone \
+             makes {chance:.1} %)"
         )
     }
 }
 
 /// The expected calibration error of labels and rows of K probabilities: the distance of mean confidence and accuracy
-/// in 15 equal ranges of confidence, weighed by the pictures in them (Naeini et al. 2015).
-fn expected_error(rows: impl Iterator<Item = (usize, Vec<f64>)>) -> f64 {
+/// in 15 equal ranges of confidence, weighed by the pictures in them (Naeini et al. 2015). Then what that would be on
+/// average if each were right as often as it says: in a range, right ones less their number expected have the variance
+/// Σ p(1 − p), and of a normal distribution the mean distance is √(2/π) of the deviation.
+fn expected_error(rows: impl Iterator<Item = (usize, Vec<f64>)>) -> (f64, f64) {
     let mut bins = [(0.0, 0.0); BINS];
     let mut pictures = 0.0;
     for (label, row) in rows {
         let called = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]).then(b.cmp(a)));
         let confidence = called.map_or(0.0, |class| row[class]);
         let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
-        bins[bin].0 += confidence;
-        bins[bin].1 += f64::from(called == Some(label));
+        bins[bin].0 += confidence - f64::from(called == Some(label));
+        bins[bin].1 += confidence * (1.0 - confidence);
         pictures += 1.0;
     }
-    bins.iter()
-        .map(|(confidence, right)| (confidence - right).abs())
-        .sum::<f64>()
-        / f64::max(pictures, 1.0)
+    let pictures = f64::max(pictures, 1.0);
+    let error: f64 = bins.iter().map(|(distance, _)| distance.abs()).sum();
+    let chance: f64 = bins.iter().map(|(_, variance)| variance.sqrt()).sum();
+    (error / pictures, FRAC_2_PI.sqrt() * chance / pictures)
 }
 
 /// The slope of the loss in 1/temperature, where each class but the label is the target by `other`.

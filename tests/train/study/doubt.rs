@@ -3,6 +3,8 @@
 use headstart::model::Pooling;
 use headstart::study::{Calibration, CrossValidation, Doubt, Features, LinearHead};
 use headstart::{Classifier, Device, Head};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::estimate::clouds;
 use crate::common::files::message;
@@ -32,6 +34,32 @@ fn a_temperature_mends_confidence_and_changes_no_class() {
         "{sharp:?} {plain:?}"
     );
     assert!(sharp.error_after < sharp.error_before / 1.5, "{sharp}");
+}
+
+#[test]
+fn honest_probabilities_are_off_by_what_luck_makes() {
+    let features = clouds(300, 3, 0.25);
+    let head = LinearHead::new().c([1.0]);
+    let mut estimate = CrossValidation::new(5, 1)
+        .linear_head(&features, &head)
+        .unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let (mut errors, mut luck) = (0.0, 0.0);
+    for _ in 0..200 {
+        // What the probabilities say comes true.
+        for picture in &mut estimate.pictures {
+            let mut left: f32 = random.random();
+            let is_it = |p: &f32| {
+                left -= p;
+                left < 0.0
+            };
+            picture.label = picture.probabilities.iter().position(is_it).unwrap_or(2);
+        }
+        let calibration = Calibration::of_estimate(&estimate).unwrap();
+        errors += calibration.error_before;
+        luck += calibration.error_by_chance;
+    }
+    assert!((errors / luck - 1.0).abs() < 0.05, "{errors} {luck}");
 }
 
 #[test]

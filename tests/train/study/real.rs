@@ -1,13 +1,18 @@
 //! Real pictures with real weights, which stand beside the checkout: the figures that the README names.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use headstart::model::Pooling;
 use headstart::study::{
     Calibration, CrossValidation, Duplicates, Features, Fingerprints, Gallery, LinearHead, Split,
-    Study, Suspects,
+    Study, Suspect, Suspects,
 };
 use headstart::{Classifier, ConvBase, Dataset, Device, Head, Trainer, Weights};
+
+use rand::seq::index::sample;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::duplicates::{as_jpeg, disguised};
 
@@ -97,59 +102,53 @@ fn a_linear_head_on_santa_is_fitted_in_seconds_and_its_estimate_holds() {
     assert!(after.error_before < 0.03, "{}", after.error_before);
 }
 
+/// Gives every tenth picture another label: the labels, and which pictures those are.
+fn flipped(features: &Features, seed: u64) -> (Vec<usize>, HashSet<usize>) {
+    let (pictures, classes) = (features.len(), features.class_names().len());
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let chosen = sample(&mut random, pictures, pictures / 10);
+    let mut labels = features.labels().to_vec();
+    for picture in chosen.iter() {
+        labels[picture] = (labels[picture] + random.random_range(1..classes)) % classes;
+    }
+    (labels, chosen.iter().collect())
+}
+
 #[test]
 #[ignore = "needs ../shared"]
 fn flipped_labels_are_the_first_suspects() {
-    let dataset = tiny("train", 0, Some(60.0 / 250.0));
-    assert_eq!(dataset.len(), 600);
-    let features = Features::of(&model(dataset.class_names(), 160), &dataset).unwrap();
-    let mut shares = Vec::new();
-    for seed in 1..=3u64 {
-        let mut state = seed;
-        let mut random = |below: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % below
-        };
-        let mut labels = features.labels().to_vec();
-        let mut flipped = std::collections::HashSet::new();
-        while flipped.len() < 60 {
-            let picture = random(600);
-            if flipped.insert(features.paths()[picture].clone()) {
-                labels[picture] = (labels[picture] + 1 + random(9)) % 10;
-            }
+    let mut means = [0.0; 2];
+    for first in [0, 4, 8, 12, 16] {
+        let dataset = tiny("train", first, Some(60.0 / 250.0));
+        assert_eq!(dataset.len(), 600);
+        let features = Features::of(&model(dataset.class_names(), 160), &dataset).unwrap();
+        for seed in 1..=3 {
+            let (labels, flipped) = flipped(&features, seed);
+            let flipped: HashSet<_> = flipped.iter().map(|i| &features.paths()[*i]).collect();
+            let noisy = features.clone().with_labels(&labels).unwrap();
+            let validation = CrossValidation::new(5, 1).seed(seed);
+            let head = LinearHead::new();
+            let found = [
+                Suspects::find(&noisy, &head, &validation).unwrap(),
+                Suspects::of(&validation.linear_head(&noisy, &head).unwrap()),
+            ];
+            let is_flipped = |suspect: &&Suspect| flipped.contains(&suspect.path);
+            let shares = found.each_ref().map(|suspects| {
+                suspects.all()[..60].iter().filter(is_flipped).count() as f64 / 60.0
+            });
+            println!(
+                "classes from {first}, seed {seed}: {:.3} of the first 60, {:.3} without rounds; {} of {} likely",
+                shares[0],
+                shares[1],
+                found[0].likely().filter(is_flipped).count(),
+                found[0].likely().count()
+            );
+            means = std::array::from_fn(|i| means[i] + shares[i] / 15.0);
         }
-        let noisy = features.clone().with_labels(&labels).unwrap();
-        let begin = Instant::now();
-        let validation = CrossValidation::new(5, 1).seed(seed);
-        let head = LinearHead::new();
-        let plain = Suspects::of(&validation.linear_head(&noisy, &head).unwrap());
-        let suspects = Suspects::find(&noisy, &head, &validation).unwrap();
-        let share = |suspects: &Suspects| {
-            let first = suspects.all()[..60].iter();
-            first
-                .filter(|suspect| flipped.contains(&suspect.path))
-                .count() as f64
-                / 60.0
-        };
-        let likely = suspects.likely().count();
-        let right = suspects
-            .likely()
-            .filter(|suspect| flipped.contains(&suspect.path))
-            .count();
-        println!(
-            "seed {seed}: {:.3} of the first 60, {:.3} without rounds; {right} of {likely} likely; {:?}",
-            share(&suspects),
-            share(&plain),
-            begin.elapsed()
-        );
-        shares.push(share(&suspects));
     }
-    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-    println!("mean {mean:.3}");
+    println!("means {means:.3?}");
     // Which classes decides more than how: of scikit-learn by the same rule 0.78 to 0.90, draw by draw.
-    assert!(mean >= 0.8, "{shares:?}");
+    assert!(means[0] >= 0.83 && means[0] > means[1], "{means:?}");
 }
 
 #[test]
