@@ -17,8 +17,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
-pub use alone::Alone;
 use candle_core::{DType, Device, Tensor};
+
+pub use alone::Alone;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 #[cfg(feature = "nccl")]

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream};
 use candle_core::cuda_backend::cudarc::nccl::result::NcclError;
 use candle_core::cuda_backend::cudarc::nccl::safe::{Comm, Id, ReduceOp};
@@ -97,6 +98,14 @@ impl Nccl {
             let found = format!("one on {:?}", tensor.device().location());
             return Err(Error::mismatch("a tensor", found, "one on NCCL's GPU"));
         };
+        if !storage.device().same_device(&self.device) {
+            let expected = "one of the `Device` that NCCL was given";
+            return Err(Error::mismatch(
+                "a tensor",
+                "one of another `Device`",
+                expected,
+            ));
+        }
         let numbers = storage.as_cuda_slice::<f32>()?.slice(start..end);
         let copied = self.device.cuda_stream().clone_dtod(&numbers);
         copied.map_err(|error| failed("copying gradients", error))
