@@ -1,11 +1,10 @@
 //! Passes over whole blocked maps, number by number: activations and sums that no convolution takes along, and their
 //! gradients; and over rows of weights.
 
-use rayon::prelude::*;
-
 use super::activation::{Activation, with_constant};
 use super::epilogue::Gate;
 use super::isa::{Isa, Token, with_simd};
+use super::parallel::{Shared, for_each_chunk};
 use super::simd::{LANES, Simd};
 
 /// Numbers that a thread takes at a time.
@@ -14,8 +13,8 @@ const CHUNK: usize = 1 << 13;
 /// y = activation(x)
 pub(super) fn activate(isa: Isa, activation: Activation, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len());
-    let chunks = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-    chunks.for_each(|(y, x)| {
+    for_each_chunk(y, CHUNK, |start, y| {
+        let x = &x[start..][..y.len()];
         with_simd!(isa, simd => simd.vectorize(
             #[inline(always)]
             || with_constant!(activation, KIND => {
@@ -34,9 +33,8 @@ pub(super) fn activate(isa: Isa, activation: Activation, x: &[f32], y: &mut [f32
 /// y = activation(x + other)
 pub(super) fn sum(isa: Isa, x: &[f32], other: &[f32], activation: Activation, y: &mut [f32]) {
     assert_eq!((x.len(), other.len()), (y.len(), y.len()));
-    let chunks = x.par_chunks(CHUNK).zip(other.par_chunks(CHUNK));
-    let chunks = y.par_chunks_mut(CHUNK).zip(chunks);
-    chunks.for_each(|(y, (x, other))| {
+    for_each_chunk(y, CHUNK, |start, y| {
+        let (x, other) = (&x[start..][..y.len()], &other[start..][..y.len()]);
         with_simd!(isa, simd => simd.vectorize(
             #[inline(always)]
             || with_constant!(activation, KIND => {
@@ -51,8 +49,8 @@ pub(super) fn sum(isa: Isa, x: &[f32], other: &[f32], activation: Activation, y:
 /// to += from
 pub(super) fn add(isa: Isa, from: &[f32], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
-    let chunks = to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK));
-    chunks.for_each(|(to, from)| {
+    for_each_chunk(to, CHUNK, |start, to| {
+        let from = &from[start..][..to.len()];
         with_simd!(isa, simd => simd.vectorize(
             #[inline(always)]
             || for (to, from) in to.iter_mut().zip(from) {
@@ -71,8 +69,8 @@ pub(super) fn activation_gradient(
     gradient: &mut [f32],
 ) {
     assert_eq!(x.len(), gradient.len());
-    let chunks = gradient.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-    chunks.for_each(|(gradient, x)| {
+    for_each_chunk(gradient, CHUNK, |start, gradient| {
+        let x = &x[start..][..gradient.len()];
         with_simd!(isa, simd => simd.vectorize(
             #[inline(always)]
             || match Gate::of(activation, x) {
@@ -113,15 +111,16 @@ fn pass<S: Simd>(simd: S, gate: Gate<'_>, gradient: &mut [f32]) {
 pub(super) fn scale_rows(isa: Isa, x: &[f32], scale: &[f32], y: &mut [f32]) {
     let row = x.len() / scale.len().max(1);
     assert_eq!((row * scale.len(), y.len()), (x.len(), x.len()));
-    let rows = y.par_chunks_mut(row.max(1)).zip(x.par_chunks(row.max(1)));
-    let rows = rows.zip(scale).with_min_len((CHUNK / row.max(1)).max(1));
-    rows.for_each(|((y, x), scale)| {
-        with_simd!(isa, simd => simd.vectorize(
-            #[inline(always)]
-            || for (y, x) in y.iter_mut().zip(x) {
-                *y = x * scale;
-            },
-        ));
+    for_each_chunk(y, whole_rows(row), |start, y| {
+        let rows = y.chunks_mut(row).zip(x[start..].chunks(row));
+        for ((y, x), scale) in rows.zip(&scale[start / row..]) {
+            with_simd!(isa, simd => simd.vectorize(
+                #[inline(always)]
+                || for (y, x) in y.iter_mut().zip(x) {
+                    *y = x * scale;
+                },
+            ));
+        }
     });
 }
 
@@ -134,21 +133,29 @@ pub(super) fn scale_rows_gradients(
 ) -> Vec<f32> {
     let row = x.len() / scale.len().max(1);
     assert_eq!((row * scale.len(), gradient.len()), (x.len(), x.len()));
-    let rows = gradient
-        .par_chunks_mut(row.max(1))
-        .zip(x.par_chunks(row.max(1)));
-    let rows = rows.zip(scale).with_min_len((CHUNK / row.max(1)).max(1));
-    let gradients = rows.map(|((gradient, x), scale)| {
-        with_simd!(isa, simd => simd.vectorize(
-            #[inline(always)]
-            || {
-                let of_scale = dot(simd, gradient, x);
-                gradient.iter_mut().for_each(|gradient| *gradient *= scale);
-                of_scale
-            },
-        ))
+    let mut of_scales = vec![0.0; scale.len()];
+    let shared = Shared::new(&mut of_scales);
+    for_each_chunk(gradient, whole_rows(row), |start, gradient| {
+        let rows = gradient.chunks_mut(row).zip(x[start..].chunks(row));
+        for ((gradient, x), index) in rows.zip(start / row..) {
+            let of_scale = with_simd!(isa, simd => simd.vectorize(
+                #[inline(always)]
+                || {
+                    let of_scale = dot(simd, gradient, x);
+                    gradient.iter_mut().for_each(|gradient| *gradient *= scale[index]);
+                    of_scale
+                },
+            ));
+            // SAFETY: there are as many as rows, and each row is one item's.
+            unsafe { *shared.at(index) = of_scale };
+        }
     });
-    gradients.collect()
+    of_scales
+}
+
+/// The length of as many rows as a thread takes at a time.
+fn whole_rows(row: usize) -> usize {
+    row * (CHUNK / row.max(1)).max(1)
 }
 
 /// Σ a · b, 64 sums side by side.

@@ -13,12 +13,12 @@ use super::expanded::{Expanded, Half};
 use super::isa::{Isa, Token, with_simd};
 use super::method::Method;
 use super::node::{Conv, Node, Operation, Value};
-use super::parallel::in_pool;
 use super::plan::{Fused, plan};
 use super::pool::{self, Pooling};
 use super::scratch::Scratch;
 use super::shape::{FeatureMaps, Shape};
 use super::squeeze::{self, Gates};
+use super::team::lead;
 use super::weights::Weights;
 use super::window::Window;
 
@@ -62,7 +62,7 @@ pub(crate) fn run(
     shape: Shape,
     batch: usize,
 ) -> (Vec<f32>, Shape) {
-    in_pool(|| run_here(isa, nodes, packed, planar, shape, batch))
+    lead(|| run_here(isa, nodes, packed, planar, shape, batch))
 }
 
 fn run_here(

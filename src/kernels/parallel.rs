@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::team;
+
 /// A buffer that several threads write to, each to its own floats: whoever dereferences an address answers for that.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
@@ -61,21 +63,28 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Runs a whole network's loops from one of the pool's threads. From outside, each loop would wake the pool and wait to
-/// be woken, which takes as long as a small layer.
-///
-/// While it waits for others, a thread of the pool may run another network: `work` holds no lock that one needs.
-pub(super) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| work())
-}
-
 /// Runs `work` for every item. Which thread runs an item changes nothing in what it computes.
 pub(super) fn for_each(items: usize, work: impl Fn(usize) + Send + Sync) {
     if items <= 1 {
         (0..items).for_each(work);
-    } else {
+    } else if !team::for_each(items, &work) {
         (0..items).into_par_iter().for_each(work);
     }
+}
+
+/// Runs `work` for every piece of `len` floats of a buffer, the last of which may be shorter, and where it begins.
+pub(super) fn for_each_chunk(
+    buffer: &mut [f32],
+    len: usize,
+    work: impl Fn(usize, &mut [f32]) + Send + Sync,
+) {
+    let (all, len) = (buffer.len(), len.max(1));
+    let buffer = Shared::new(buffer);
+    for_each(all.div_ceil(len), |chunk| {
+        let start = chunk * len;
+        // SAFETY: each item's piece is its own.
+        work(start, unsafe { buffer.slice(start, len.min(all - start)) });
+    });
 }
 
 /// One of several even parts of a range.

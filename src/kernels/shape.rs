@@ -1,7 +1,6 @@
 //! Feature maps in blocks of sixteen channels, (N, C/16, H, W, 16): what every kernel reads and writes.
 
-use rayon::prelude::*;
-
+use super::parallel::for_each_chunk;
 use super::scratch::Scratch;
 use super::simd::LANES;
 
@@ -77,21 +76,20 @@ impl Shape {
     pub(crate) fn to_blocked(self, planar: &[f32], blocked: &mut [f32]) {
         let size = self.height * self.width;
         let blocks = self.blocks();
-        blocked
-            .par_chunks_mut(self.plane_len().max(1))
-            .enumerate()
-            .for_each(|(index, plane)| {
-                let (image, block) = (index / blocks, index % blocks);
-                let first = block * LANES;
-                let count = (self.channels - first).min(LANES);
-                let source = &planar[(image * self.channels + first) * size..][..count * size];
-                for (pixel, lanes) in plane.chunks_exact_mut(LANES).enumerate() {
-                    lanes.fill(0.0);
-                    for (lane, value) in lanes[..count].iter_mut().enumerate() {
-                        *value = source[lane * size + pixel];
-                    }
+        let plane_len = self.plane_len().max(1);
+        for_each_chunk(blocked, plane_len, |start, plane| {
+            let index = start / plane_len;
+            let (image, block) = (index / blocks, index % blocks);
+            let first = block * LANES;
+            let count = (self.channels - first).min(LANES);
+            let source = &planar[(image * self.channels + first) * size..][..count * size];
+            for (pixel, lanes) in plane.chunks_exact_mut(LANES).enumerate() {
+                lanes.fill(0.0);
+                for (lane, value) in lanes[..count].iter_mut().enumerate() {
+                    *value = source[lane * size + pixel];
                 }
-            });
+            }
+        });
     }
 
     /// [`to_blocked`](Self::to_blocked) into a buffer of its own.
@@ -105,16 +103,14 @@ impl Shape {
     pub(crate) fn to_planar(self, blocked: &[f32], planar: &mut [f32]) {
         let size = self.height * self.width;
         let (blocks, plane) = (self.blocks(), self.plane_len());
-        planar
-            .par_chunks_mut(size.max(1))
-            .enumerate()
-            .for_each(|(index, map)| {
-                let (image, channel) = (index / self.channels, index % self.channels);
-                let source = &blocked[(image * blocks + channel / LANES) * plane..][..plane];
-                let lane = channel % LANES;
-                for (value, lanes) in map.iter_mut().zip(source.chunks_exact(LANES)) {
-                    *value = lanes[lane];
-                }
-            });
+        for_each_chunk(planar, size, |start, map| {
+            let index = start / size;
+            let (image, channel) = (index / self.channels, index % self.channels);
+            let source = &blocked[(image * blocks + channel / LANES) * plane..][..plane];
+            let lane = channel % LANES;
+            for (value, lanes) in map.iter_mut().zip(source.chunks_exact(LANES)) {
+                *value = lanes[lane];
+            }
+        });
     }
 }

@@ -10,6 +10,7 @@ mod network;
 mod pools;
 mod reference;
 mod squeeze;
+mod team;
 mod windows;
 
 use std::collections::HashSet;

@@ -16,12 +16,12 @@ use super::super::epilogue::Gate;
 use super::super::isa::Isa;
 use super::super::network::{Blocked, Network, PackedWeights};
 use super::super::node::{Conv, Node, Operation, Value};
-use super::super::parallel::in_pool;
 use super::super::pool::{Pooling, max_pool_gradient, pool_gradient};
 use super::super::scratch::Scratch;
 use super::super::shape::{FeatureMaps, Shape};
 use super::super::squeeze::{self, DenseGradient, Gates};
 use super::super::steps::steps;
+use super::super::team::lead;
 use super::super::window::Window;
 use super::backward::{Listener, fill, gradient_like, listener};
 use super::nodes::{Operand, parameters, with_numbers};
@@ -116,8 +116,10 @@ impl Run {
         &self,
         input: FeatureMaps<'_>,
     ) -> Result<(CpuStorage, candle_core::Shape)> {
-        with_numbers(self.isa, &self.nodes, |nodes| {
-            in_pool(|| self.forward_here(nodes, input))
+        lead(|| {
+            with_numbers(self.isa, &self.nodes, |nodes| {
+                self.forward_here(nodes, input)
+            })
         })
     }
 
@@ -182,14 +184,15 @@ impl Run {
         gradient: &[f32],
     ) -> Result<Option<Vec<f32>>> {
         let gradients = self.unwritten_gradients()?;
-        // Not held by a lock: while it waits, a thread of the pool may run another pass.
         let Some(kept) = lock(&self.kept).clone() else {
             candle_core::bail!("the backward pass comes after the forward pass")
         };
         // Threads of the pool do not know it.
         let listener = listener();
-        with_numbers(self.isa, &self.nodes, |nodes| {
-            in_pool(|| self.backward_here(nodes, &kept, input, gradient, gradients, listener))
+        lead(|| {
+            with_numbers(self.isa, &self.nodes, |nodes| {
+                self.backward_here(nodes, &kept, input, gradient, gradients, listener)
+            })
         })
     }
 
