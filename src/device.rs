@@ -7,7 +7,9 @@ use candle_core::{Device, Result as CandleResult, Tensor, utils};
 
 use crate::progress;
 
-/// The first GPU, where the crate is built for one (feature `cuda` or `metal`) and it answers; otherwise the CPU.
+/// The first GPU, where the crate is built for one (feature `cuda` or `metal`) and it answers; otherwise the CPU. Of
+/// several processes that a launcher started on a machine, the second gets the second of its CUDA GPUs, and so on;
+/// where there are fewer, from the first again.
 ///
 /// A GPU that does not answer is no error: a line on the standard error says why, and the CPU computes. One answers
 /// when its driver opens it and it adds two numbers. candle's `Device::cuda_if_available` asks only whether the
@@ -23,7 +25,7 @@ use crate::progress;
 /// ```
 pub fn best_device() -> Device {
     let found = if utils::cuda_is_available() {
-        answering("CUDA", || Device::new_cuda(0))
+        answering("CUDA", || Device::new_cuda(turn(local_rank(), gpus())))
     } else if utils::metal_is_available() {
         answering("Metal", || Device::new_metal(0))
     } else {
@@ -33,6 +35,39 @@ pub fn best_device() -> Device {
         progress::warn(&why);
         Device::Cpu
     })
+}
+
+/// What launchers tell the processes they start of their number on the machine, from 0: Open MPI's, those of Hydra such
+/// as MPICH's and Intel's, and Slurm's `srun`.
+const LOCAL_RANKS: [&str; 3] = [
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "SLURM_LOCALID",
+];
+
+/// The number of this process among those that were started together on this machine.
+fn local_rank() -> usize {
+    let mut known = LOCAL_RANKS.iter();
+    let number = known.find_map(|name| std::env::var(name).ok()?.parse().ok());
+    number.unwrap_or(0)
+}
+
+/// How many GPUs CUDA shows to this process: a scheduler may have given it one of its own.
+#[cfg(feature = "cuda")]
+fn gpus() -> usize {
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    let count = CudaContext::device_count().map(usize::try_from);
+    count.map_or(0, |count| count.unwrap_or(0))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> usize {
+    0
+}
+
+/// The GPU of a process; the first where none is known, so that opening it says why.
+fn turn(local_rank: usize, gpus: usize) -> usize {
+    local_rank % gpus.max(1)
 }
 
 /// A device that answers, or the line that says why there is none.
@@ -76,6 +111,14 @@ mod tests {
         let why = answering("CUDA", || panic!("no library {}", 1)).unwrap_err();
         assert!(why.ends_with("computes: no library 1"), "{why}");
         assert!(answering("CUDA", || Ok(Device::Cpu)).unwrap().is_cpu());
+    }
+
+    #[test]
+    fn processes_of_a_machine_take_turns_at_its_gpus() {
+        assert_eq!([0, 1, 2, 3, 4].map(|rank| turn(rank, 4)), [0, 1, 2, 3, 0]);
+        // A scheduler may show each process one alone.
+        assert_eq!([0, 1, 2].map(|rank| turn(rank, 1)), [0, 0, 0]);
+        assert_eq!([0, 1, 2].map(|rank| turn(rank, 0)), [0, 0, 0]);
     }
 
     #[test]

@@ -50,8 +50,9 @@
 //! # Features
 //!
 //! `compact` (on by default) carries a base of 2.5 MB; `hub` (on by default) fetches ImageNet weights; `tensorboard`
-//! writes event files; `mpi` trains on several machines; `report` writes pages about trained models, and `cli` is the
-//! command `headstart`; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are candle's.
+//! writes event files; `mpi` trains on several machines, and `nccl` adds up on their GPUs; `report` writes pages
+//! about trained models, and `cli` is the command `headstart`; `cuda`, `cudnn`, `metal`, `mkl` and `accelerate` are
+//! candle's.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, unreachable_pub)]
 #![deny(unsafe_code)]

@@ -277,6 +277,51 @@ fn what_one_device_saves_the_other_loads() {
     });
 }
 
+/// One rank adds nothing to what it has: sums are the tensors as f32. Each is made just before and read just after, so
+/// that a sum that did not wait, or was not waited for, would show.
+#[test]
+#[cfg(feature = "nccl")]
+fn nccl_on_one_device_leaves_tensors_as_they_are() {
+    use std::sync::Arc;
+
+    use candle_core::DType;
+    use headstart::train::communicator::{Alone, Communicator, Nccl};
+
+    on_device("NCCL on one device", |device| {
+        let ranks = Nccl::new(Arc::new(Alone), device);
+        if device.is_cpu() {
+            let error = ranks.unwrap_err().to_string();
+            assert!(error.starts_with("rank 0: GPU: found none"), "{error}");
+            return;
+        }
+        let ranks = ranks.unwrap();
+        assert!(ranks.sums_tensors(device) && !ranks.sums_tensors(&Device::Cpu));
+        for round in 0..20 {
+            let large = Tensor::randn(0f32, 1.0, (1024, 1024), device).unwrap();
+            let made = large.matmul(&large).unwrap();
+            let tensors = [
+                made.t().unwrap(),
+                made.narrow(1, 7, 100).unwrap(),
+                made.to_dtype(DType::BF16).unwrap(),
+                made.to_dtype(DType::F16).unwrap(),
+                made.clone(),
+            ];
+            let sums = ranks.sum_tensors(&tensors).unwrap();
+            for (sum, tensor) in sums.iter().zip(&tensors) {
+                let twice = (sum * 2.0).unwrap();
+                assert_eq!(sum.dims(), tensor.dims());
+                let expected = numbers(&tensor.to_dtype(DType::F32).unwrap());
+                let doubled: Vec<f32> = expected.iter().map(|x| 2.0 * x).collect();
+                assert!(numbers(sum) == expected, "round {round}");
+                assert!(numbers(&twice) == doubled, "round {round}");
+            }
+        }
+        let error = ranks.sum_tensors(&[Tensor::new(1f32, &Device::Cpu).unwrap()]);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("expected one on NCCL's GPU"), "{error}");
+    });
+}
+
 #[test]
 fn pictures_on_another_device_than_the_base_are_an_error_that_names_both() {
     on_device("the error of two devices", |device| {

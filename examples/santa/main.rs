@@ -125,22 +125,24 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let explained = settings.explain(&model, rate);
     say(format!("{}\n{explained}\n", model.summary()));
 
-    let trainer = trainer.communicator(ranks);
+    let trainer = trainer.communicator(communicator::on_device(ranks.clone(), &device)?);
     let history = trainer.fit(&mut model, &parts.train, &parts.validation);
-    if !is_first {
-        return history.map(|_| ()).map_err(Into::into);
-    }
-    if let Some(history) = history.as_ref().err().and_then(Error::history) {
+    let reached = history.as_ref().err().and_then(Error::history);
+    if let Some(history) = reached.filter(|_| is_first) {
         // What the run reached before it failed.
         run.save_history(history)?;
     }
     let history = history?;
-    print_history(&history);
-    run.save_history(&history)?;
-    run.save_model(&model)?;
-
+    if is_first {
+        print_history(&history);
+        run.save_history(&history)?;
+        run.save_model(&model)?;
+    }
     let (part, judged) = parts.judged();
-    let scores = model.score(judged)?;
+    let scores = model.score_together(judged, ranks)?;
+    if !is_first {
+        return Ok(());
+    }
     let all = Settings {
         lr: Some(LearningRate::Rate(rate)),
         ..settings.resolved()

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 
-use super::predictions::loader;
-use crate::data::Dataset;
+use super::predictions::{BATCH, loader};
+use crate::data::{Batch, Dataset};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
+use crate::train::{Ranks, in_turn};
 use crate::words::count;
 use crate::{finite, progress};
 
@@ -44,47 +45,40 @@ impl Features {
     /// [`Error::Mismatch`] for a dataset whose classes are not the classifier's; [`Error::Dataset`] for one without a
     /// usable picture; [`Error::NotFinite`] for a base that makes NaN or infinity of a picture.
     pub fn of<B: Backbone>(model: &Classifier<B>, dataset: &Dataset) -> Result<Self> {
-        if dataset.class_names() != model.class_names() {
-            return Err(Error::mismatch(
-                "the dataset to study",
-                format!("classes {}", dataset.class_names().join(", ")),
-                format!("the model's classes {}", model.class_names().join(", ")),
-            ));
-        }
-        let width = model.head().width();
+        Self::of_together(model, dataset, &Ranks::alone())
+    }
+
+    /// The same on every rank, where each takes batches in turn.
+    pub(super) fn of_together<B: Backbone>(
+        model: &Classifier<B>,
+        dataset: &Dataset,
+        ranks: &Ranks,
+    ) -> Result<Self> {
+        let own = own(model, &ranks.own_batches(dataset, BATCH));
+        let turns = share(own, model.head().width(), ranks)?;
+        ranks.hear_of_skipped(dataset, 0)?;
         let mut features = Self {
             rows: Vec::new(),
-            width,
+            width: model.head().width(),
             labels: Vec::new(),
             paths: Vec::new(),
             class_names: model.class_names().to_vec(),
         };
-        let bar = progress::bar(
-            dataset.len() as u64,
-            "{prefix} {bar:24} {pos}/{len} {eta} left",
-        );
-        bar.set_prefix("features");
-        progress::line(&format!("features: {}", count(dataset.len(), "picture")));
         let mut items = dataset.items().iter();
-        for batch in loader(model, dataset).epoch(0) {
-            let batch = batch?;
-            let vectors = model.vectors(&batch.inputs)?.to_dtype(DType::F32)?;
-            let numbers: Vec<f32> = vectors.flatten_all()?.to_vec1()?;
-            for (id, row) in batch.ids.iter().zip(numbers.chunks_exact(width)) {
-                let Some(item) = items.by_ref().find(|item| item.id == *id) else {
-                    break;
-                };
-                if let Some(value) = finite::first_not(row) {
-                    let what = format!("the features of {}", item.path.display());
-                    return Err(model.not_finite(what, value));
-                }
-                features.labels.push(item.label);
-                features.paths.push(item.path.clone());
+        for Turn { ids, rows } in turns {
+            for id in ids {
+                let item = items.by_ref().find(|item| item.id == id);
+                let (label, path) = item
+                    .map(|item| (item.label, item.path.clone()))
+                    .ok_or_else(|| {
+                        let found = format!("the id {id}");
+                        Error::mismatch("a picture", found, "one of the dataset, in its order")
+                    })?;
+                features.labels.push(label);
+                features.paths.push(path);
             }
-            features.rows.extend(numbers);
-            bar.inc(batch.ids.len() as u64);
+            features.rows.extend(rows);
         }
-        bar.finish_and_clear();
         if features.is_empty() {
             return Err(Error::Dataset {
                 path: dataset.root().to_owned(),
@@ -217,4 +211,82 @@ impl Features {
         self.labels = labels.to_vec();
         Ok(self)
     }
+}
+
+/// The usable pictures of a batch, and their rows.
+struct Turn {
+    ids: Vec<u64>,
+    rows: Vec<f32>,
+}
+
+/// What the base makes of pictures, batch by batch.
+fn own<B: Backbone>(model: &Classifier<B>, dataset: &Dataset) -> Result<Vec<Turn>> {
+    if dataset.class_names() != model.class_names() {
+        return Err(Error::mismatch(
+            "the dataset to study",
+            format!("classes {}", dataset.class_names().join(", ")),
+            format!("the model's classes {}", model.class_names().join(", ")),
+        ));
+    }
+    let bar = progress::bar(
+        dataset.len() as u64,
+        "{prefix} {bar:24} {pos}/{len} {eta} left",
+    );
+    bar.set_prefix("features");
+    progress::line(&format!("features: {}", count(dataset.len(), "picture")));
+    let (width, mut turns) = (model.head().width(), Vec::new());
+    for batch in loader(model, dataset).shares(0) {
+        let Some(Batch { inputs, ids, .. }) = batch? else {
+            turns.push(Turn {
+                ids: Vec::new(),
+                rows: Vec::new(),
+            });
+            continue;
+        };
+        let vectors = model.vectors(&inputs)?.to_dtype(DType::F32)?;
+        let rows: Vec<f32> = vectors.flatten_all()?.to_vec1()?;
+        let wrong = |(id, row): (&u64, &[f32])| Some((*id, finite::first_not(row)?));
+        if let Some((id, value)) = ids.iter().zip(rows.chunks_exact(width)).find_map(wrong) {
+            let item = dataset.items().iter().find(|item| item.id == id);
+            let path = item.map(|item| item.path.display().to_string());
+            let what = format!("the features of {}", path.unwrap_or_default());
+            return Err(model.not_finite(what, value));
+        }
+        bar.inc(ids.len() as u64);
+        turns.push(Turn { ids, rows });
+    }
+    bar.finish_and_clear();
+    Ok(turns)
+}
+
+/// What every rank made, in the order of the pictures.
+fn share(own: Result<Vec<Turn>>, width: usize, ranks: &Ranks) -> Result<Vec<Turn>> {
+    if ranks.is_alone() {
+        return own;
+    }
+    let (ids, rows) = match own {
+        Ok(turns) => {
+            let (ids, rows): (Vec<_>, Vec<_>) =
+                turns.into_iter().map(|turn| (turn.ids, turn.rows)).unzip();
+            (Ok(ids), rows.concat())
+        }
+        Err(error) => (Err(error), Vec::new()),
+    };
+    let ids: Vec<Vec<Vec<u64>>> = ranks.gather(ids)?;
+    // As text they would be three times as long.
+    let bytes: Vec<u8> = rows
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    let rows = ranks.gather_bytes(&bytes)?;
+    let parts = ids.into_iter().zip(rows).map(|(ids, rows)| {
+        let (numbers, _) = rows.as_chunks();
+        let mut numbers = numbers.iter().map(|number| f32::from_le_bytes(*number));
+        let turn = |ids: Vec<u64>| {
+            let rows = numbers.by_ref().take(ids.len() * width).collect();
+            Turn { ids, rows }
+        };
+        ids.into_iter().map(turn).collect()
+    });
+    Ok(in_turn(parts))
 }

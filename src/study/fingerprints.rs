@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use rayon::prelude::*;
 
-use super::thumbnail::Thumbnail;
-use crate::data::Dataset;
+use super::thumbnail::{LEVELS, Thumbnail};
+use crate::data::{Dataset, Item};
 use crate::error::Result;
+use crate::train::{Ranks, in_turn};
 use crate::words::count;
 use crate::{bounds, progress};
 
@@ -55,6 +56,11 @@ impl Fingerprints {
     /// [`Error::InvalidOption`](crate::Error::InvalidOption) for more than 2³² pictures. A picture that cannot be read
     /// is no error but [`unfit`](Self::unfit).
     pub fn of(dataset: &Dataset) -> Result<Self> {
+        Self::of_together(dataset, &Ranks::alone())
+    }
+
+    /// The same on every rank, where each reads pictures in turn.
+    pub(super) fn of_together(dataset: &Dataset, ranks: &Ranks) -> Result<Self> {
         bounds::within("pictures", dataset.len(), 0..=u32::MAX as usize)?;
         let bar = progress::bar(
             dataset.len() as u64,
@@ -65,9 +71,10 @@ impl Fingerprints {
             "fingerprints: {}",
             count(dataset.len(), "picture")
         ));
-        let prints: Vec<Result<Fingerprint, String>> = dataset
-            .items()
-            .par_iter()
+        let own = dataset.items().iter().skip(ranks.rank());
+        let own: Vec<&Item> = own.step_by(ranks.size()).collect();
+        let prints = own
+            .into_par_iter()
             .map(|item| {
                 let bytes = item.read().map_err(|error| error.to_string());
                 let picture = item.decode().map_err(|error| reason(&error));
@@ -76,6 +83,7 @@ impl Fingerprints {
             })
             .collect();
         bar.finish_and_clear();
+        let prints = share(prints, ranks)?;
         let mut unfit: Vec<Unfit> = Vec::new();
         for problem in dataset.problems() {
             let (path, reason) = (problem.path, problem.reason);
@@ -108,6 +116,44 @@ impl Fingerprints {
     pub(super) fn get(&self, path: &Path) -> Option<&Fingerprint> {
         self.by_path.get(path)
     }
+}
+
+/// A picture's fingerprint, or why there is none.
+type Print = std::result::Result<Fingerprint, String>;
+
+/// The same without the thumbnail, as one rank tells another: the hash, then width, height and the deviation's bits.
+type Facts = std::result::Result<([u8; 32], [u32; 3]), String>;
+
+/// What every rank found, in the order of the pictures.
+fn share(own: Vec<Print>, ranks: &Ranks) -> Result<Vec<Print>> {
+    if ranks.is_alone() {
+        return Ok(own);
+    }
+    let levels = own.iter().flatten().map(|print| print.thumbnail.levels());
+    let levels = ranks.gather_bytes(&levels.collect::<Vec<_>>().concat())?;
+    let facts = own.into_iter().map(|print| {
+        let bits = |print: Fingerprint| {
+            let numbers = [print.width, print.height, print.deviation.to_bits()];
+            (print.hash, numbers)
+        };
+        print.map(bits)
+    });
+    let facts: Vec<Vec<Facts>> = ranks.gather(Ok(facts.collect()))?;
+    let parts = facts.into_iter().zip(&levels).map(|(facts, levels)| {
+        let mut levels = levels.chunks_exact(LEVELS);
+        let mut whole = |(hash, [width, height, deviation]): ([u8; 32], [u32; 3])| Fingerprint {
+            hash,
+            width,
+            height,
+            deviation: f32::from_bits(deviation),
+            thumbnail: Thumbnail::of_levels(levels.next().unwrap_or(&[0; LEVELS]).to_vec()),
+        };
+        facts
+            .into_iter()
+            .map(|facts| facts.map(&mut whole))
+            .collect()
+    });
+    Ok(in_turn(parts))
 }
 
 impl Fingerprint {

@@ -6,7 +6,7 @@ use crate::model::{Backbone, Classifier};
 use crate::{finite, transfer};
 
 /// How many pictures are classified together.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 
 /// The pictures as the classifier takes them, in the dataset's order, none kept.
 pub(super) fn loader<B: Backbone>(model: &Classifier<B>, dataset: &Dataset) -> Loader {

@@ -1,6 +1,7 @@
 //! All of it in one call.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::advice::{self, Findings};
 use super::calibration::Calibration;
@@ -19,7 +20,9 @@ use crate::atomic_file;
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::model::{Backbone, Classifier, Head, Pooling};
+use crate::train::communicator::{Alone, Communicator};
 use crate::train::metrics::predicted_class;
+use crate::train::{Intention, Ranks};
 
 /// The name of the part that a head is fitted to.
 const TRAIN: &str = "train";
@@ -34,6 +37,7 @@ pub struct StudyOptions {
     input_size: Option<(usize, usize)>,
     folds: usize,
     groups: Option<Groups>,
+    communicator: Arc<dyn Communicator>,
 }
 
 impl Default for StudyOptions {
@@ -43,6 +47,7 @@ impl Default for StudyOptions {
             input_size: None,
             folds: 5,
             groups: None,
+            communicator: Arc::new(Alone),
         }
     }
 }
@@ -73,11 +78,19 @@ impl StudyOptions {
         self
     }
 
+    /// Shares the reading of pictures, and what the base makes of them, with other processes. Each has the study in the
+    /// end; what follows from the features is seconds, and every rank's own work. The default is [`Alone`].
+    pub fn communicator(mut self, communicator: impl Communicator + 'static) -> Self {
+        self.communicator = Arc::new(communicator);
+        self
+    }
+
     /// Studies the pictures of a dataset, with progress bars.
     ///
     /// # Errors
     /// Those of [`Features::of`] and [`LinearHead::solve`]; [`Error::Mismatch`](crate::Error::Mismatch) for a part of
-    /// other classes.
+    /// other classes, and for a rank with other weights or pictures; [`Error::Rank`](crate::Error::Rank) when another
+    /// rank failed.
     pub fn run<B: Backbone + Clone>(self, base: &B, train: &Dataset) -> Result<Study<B>> {
         let classes = train.class_names();
         let head = match classes.len() {
@@ -89,10 +102,20 @@ impl StudyOptions {
         if let Some((height, width)) = self.input_size {
             model = model.input_size(height, width)?;
         }
-        let mut parts = vec![Part::of(TRAIN, &model, train)?];
-        for (name, dataset) in &self.parts {
-            parts.push(Part::of(name, &model, dataset)?);
-        }
+        let ranks = Ranks::new(self.communicator.clone());
+        let named = self.parts.iter().map(|(name, part)| (name.as_str(), part));
+        let named: Vec<_> = [(TRAIN, train)].into_iter().chain(named).collect();
+        ranks.agree(|| {
+            let mut own = Intention::of_pixels(&model);
+            named
+                .iter()
+                .for_each(|(name, part)| own.add_pictures(name, part));
+            own
+        })?;
+        let parts = named
+            .into_iter()
+            .map(|(name, part)| Part::of(name, &model, part, &ranks));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
         let splits: Vec<Split<'_>> = parts.iter().map(Part::split).collect();
         let duplicates = Duplicates::of(&splits)?;
         let groups = self.groups.unwrap_or_else(|| duplicates.groups());
@@ -267,11 +290,16 @@ struct Part {
 }
 
 impl Part {
-    fn of<B: Backbone>(name: &str, model: &Classifier<B>, dataset: &Dataset) -> Result<Self> {
+    fn of<B: Backbone>(
+        name: &str,
+        model: &Classifier<B>,
+        dataset: &Dataset,
+        ranks: &Ranks,
+    ) -> Result<Self> {
         Ok(Self {
             name: name.to_owned(),
-            features: Features::of(model, dataset)?,
-            fingerprints: Fingerprints::of(dataset)?,
+            features: Features::of_together(model, dataset, ranks)?,
+            fingerprints: Fingerprints::of_together(dataset, ranks)?,
         })
     }
 

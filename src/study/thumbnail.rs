@@ -8,6 +8,9 @@ const SIDE: usize = 48;
 const CLOSE: usize = 24;
 const COARSE: usize = 8;
 
+/// The grey levels of a thumbnail.
+pub(super) const LEVELS: usize = SIDE * SIDE;
+
 /// The parts of one picture that the other may be: a tenth may be cut off each way, in steps of a fortieth.
 const SHARES: [f32; 5] = [1.0, 0.975, 0.95, 0.925, 0.9];
 const STEP: f32 = 0.025;
@@ -22,7 +25,11 @@ pub(super) struct Thumbnail {
 impl Thumbnail {
     pub(super) fn of(grey: &GrayImage) -> Self {
         let side = SIDE as u32;
-        let levels = resize(grey, side, side, FilterType::Triangle).into_raw();
+        Self::of_levels(resize(grey, side, side, FilterType::Triangle).into_raw())
+    }
+
+    /// That of these grey levels, [`LEVELS`] of them.
+    pub(super) fn of_levels(levels: Vec<u8>) -> Self {
         let coarse = [false, true].map(|is_mirrored| {
             let mut numbers = [0.0; COARSE * COARSE];
             sample(&levels, WHOLE, COARSE, is_mirrored, &mut numbers);
@@ -30,6 +37,10 @@ impl Thumbnail {
             numbers
         });
         Self { levels, coarse }
+    }
+
+    pub(super) fn levels(&self) -> &[u8] {
+        &self.levels
     }
 
     /// The correlation at 8 × 8, −1 to 1, of the better of as it is and mirrored.

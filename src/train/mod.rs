@@ -6,13 +6,16 @@
 
 mod batches;
 pub mod callback;
+mod checksum;
 pub mod communicator;
 mod features;
 mod fit;
 pub mod metrics;
 pub mod optimizer;
 mod range;
+mod ranks;
 
 pub use features::FeatureCache;
 pub use fit::{Checkpoints, LrRangeTest, Phase, RunFolder, Trainer};
 pub(crate) use fit::{FineTuning, fine_tuning_augmenter};
+pub(crate) use ranks::{Intention, Ranks, in_turn};

@@ -89,7 +89,7 @@ fn ranks_share_a_folder_and_one_prints_it_in_order() {
         assert_eq!(told.matches("10.png").count(), 1, "{told}");
     }
     // Other commands would all write to the same files.
-    let (code, out, told) = by_ranks("2", &["evaluate", at(&trained.out), at(pictures.path())]);
+    let (code, out, told) = by_ranks("2", &["export", at(&trained.out), "--onnx"]);
     assert_ne!(code, Some(0));
     assert!(
         out.is_empty() && told.contains("2 processes were started"),
@@ -98,4 +98,44 @@ fn ranks_share_a_folder_and_one_prints_it_in_order() {
     let (code, _, told) = by_ranks("2", &["predict", at(&trained.out), "-"]);
     assert_ne!(code, Some(0));
     assert!(told.contains("one of several ranks"), "{told}");
+}
+
+#[test]
+#[ignore = "needs mpirun"]
+fn ranks_evaluate_as_one_and_one_of_them_prints() {
+    let trained = trained();
+    let pictures = tempfile::tempdir().unwrap();
+    classes(pictures.path(), &["blue", "green", "red"], 30);
+    std::fs::write(pictures.path().join("blue/10.png"), b"no picture").unwrap();
+    for json in [&[][..], &["--json"]] {
+        let mut arguments = vec!["evaluate", at(&trained.out), at(pictures.path())];
+        arguments.extend(json);
+        let alone = headstart(&arguments).output().unwrap();
+        assert_eq!(alone.status.code(), Some(0));
+        for ranks in ["2", "3", "4"] {
+            let (code, out, told) = by_ranks(ranks, &arguments);
+            assert_eq!(code, Some(0), "{told}");
+            assert_eq!(out, text(&alone.stdout), "{ranks} ranks");
+            assert_eq!(told.matches("10.png").count(), 1, "{told}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs mpirun"]
+fn ranks_study_as_one_and_one_of_them_writes() {
+    let pictures = tempfile::tempdir().unwrap();
+    classes(pictures.path(), &["blue", "green", "red"], 14);
+    let folder = tempfile::tempdir().unwrap();
+    let (one, three) = (folder.path().join("one"), folder.path().join("three"));
+    let arguments = |out| ["study", at(pictures.path()), "--json", "--out", out];
+    let alone = headstart(&arguments(at(&one))).output().unwrap();
+    assert_eq!(alone.status.code(), Some(0));
+    let (code, out, told) = by_ranks("3", &arguments(at(&three)));
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(out, text(&alone.stdout));
+    for name in ["study.json", "suspects.csv", "study.safetensors"] {
+        let [expected, found] = [&one, &three].map(|folder| std::fs::read(folder.join(name)));
+        assert!(expected.unwrap() == found.unwrap(), "{name}");
+    }
 }

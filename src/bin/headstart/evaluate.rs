@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use headstart::Dataset;
+use headstart::train::communicator::{self, Communicator};
 
 use crate::options::load;
 use crate::{End, Failure, say};
 
-/// Scores a model on pictures whose classes are known.
+/// Scores a model on pictures whose classes are known. Several processes that `mpirun` started share the pictures, and
+/// the first prints.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// A saved model, or the folder of a run.
@@ -30,10 +32,12 @@ pub(crate) fn open(pictures: &std::path::Path, classes: &[String]) -> headstart:
 
 /// Prints the figures.
 pub(crate) fn run(options: &Options) -> Result<End, Failure> {
+    let ranks = communicator::world()?;
     let model = load(&options.model)?;
     let dataset = open(&options.pictures, model.class_names())?;
-    let evaluation = model.evaluate(&dataset)?;
+    let evaluation = model.score_together(&dataset, ranks.clone())?.evaluation;
     match options.json {
+        _ if ranks.rank() > 0 => Ok(End::Done),
         true => say::json(&evaluation),
         false => say::text(&evaluation.to_string()),
     }

@@ -123,13 +123,17 @@ fn main() -> ExitCode {
 /// Refuses several processes of a command that does not share its work among them: all would do the same and write to
 /// the same files.
 fn check_ranks(command: &Command) -> Result<(), Failure> {
-    if matches!(command, Command::Train(_) | Command::Predict(_)) {
+    if matches!(
+        command,
+        Command::Train(_) | Command::Predict(_) | Command::Evaluate(_) | Command::Study(_)
+    ) {
         return Ok(());
     }
     match communicator::world()?.size() {
         1 => Ok(()),
         size => Err(Failure::Usage(format!(
-            "{size} processes were started; `train` and `predict` share work among them, other commands are for one"
+            "{size} processes were started; `train`, `predict`, `evaluate` and `study` share work among them, other \
+             commands are for one"
         ))),
     }
 }

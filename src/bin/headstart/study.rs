@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use headstart::best_device;
 use headstart::run::{Parts, Settings};
 use headstart::study::Study;
+use headstart::train::communicator::{self, Communicator};
 
 use crate::{End, Failure, say, usage};
 
 /// Looks at labelled pictures with a frozen base: how good a classifier gets and how sure that is, which labels are
 /// likely wrong, which pictures are there twice, whether more would help. It takes about a minute for a thousand
-/// pictures, and changes none.
+/// pictures, and changes none. Several processes that `mpirun` started share what takes long, which is the pictures;
+/// the first prints and writes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// One folder of pictures for each class, or folders `train`, `validation` and `test` of them.
@@ -36,13 +38,14 @@ pub(crate) struct Options {
 
 /// Prints the page.
 pub(crate) fn run(options: &Options) -> Result<End, Failure> {
+    let ranks = communicator::world()?;
     let settings = Settings {
         base: options.base.clone(),
         weights: options.weights.clone(),
         ..Settings::default()
     };
     let base = settings.open_base(&best_device()).map_err(usage)?;
-    let mut asked = Study::options();
+    let mut asked = Study::options().communicator(ranks.clone());
     if let Some(side) = options.size {
         asked = asked.input_size(side, side);
     }
@@ -52,6 +55,9 @@ pub(crate) fn run(options: &Options) -> Result<End, Failure> {
         asked = asked.part(*name, part);
     }
     let study = asked.run(&base.frozen(), &train)?;
+    if ranks.rank() > 0 {
+        return Ok(End::Done);
+    }
     if let Some(out) = &options.out {
         std::fs::create_dir_all(out)?;
         study.write_json(out.join("study.json"))?;

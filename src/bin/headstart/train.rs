@@ -8,7 +8,7 @@ use headstart::report::Report;
 use headstart::run::{Config, LearningRate, Metrics, Parts, Run, Start};
 use headstart::study::Oddities;
 use headstart::train::communicator::{self, Communicator};
-use headstart::train::metrics::History;
+use headstart::train::metrics::{History, Scores};
 use headstart::{Checkpoints, Classifier, Trainer, best_device};
 
 use crate::options::{SettingOptions, parts};
@@ -132,16 +132,23 @@ pub(crate) fn run(options: Options) -> Result<End, Failure> {
         config.save(run.folder().join("config.toml"))?;
     }
     say(&format!("{}\n\n", config.settings.explain(&model, rate)))?;
-    let trainer = trainer.communicator(ranks);
-    let Some(history) = fit(&trainer, &mut model, &parts, &run, options.resume, &stop)? else {
+    let trainer = trainer.communicator(communicator::on_device(ranks.clone(), &device)?);
+    let history = fit(&trainer, &mut model, &parts, &run, options.resume, &stop)?;
+    // Rank 0 was asked.
+    let asked = ranks.gather(&[u8::from(stop.load(Ordering::Relaxed))])?;
+    if asked[0] == [1] {
         say("Left as asked. The same command with --resume goes on.\n")?;
         return Ok(End::Left);
-    };
+    }
+    if is_first {
+        run.save_model(&model)?;
+    }
+    let scores = score(&model, &parts, &run, ranks)?;
     if !is_first {
         return Ok(End::Done);
     }
-    run.save_model(&model)?;
-    finish(&options, &config, &parts, &run, &model, &history, &oddities)
+    let result = (&model, &history, &scores);
+    finish(&options, &config, &parts, &run, result, &oddities)
 }
 
 /// The first Ctrl-C leaves the run after the step, with a checkpoint; the second at once.
@@ -156,7 +163,7 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-/// Trains; none where the run was left. What each epoch reached is written in any case.
+/// Trains, until it is done or asked to stop. What each epoch reached is written in any case.
 fn fit(
     trainer: &Trainer,
     model: &mut Classifier,
@@ -164,7 +171,7 @@ fn fit(
     run: &Run,
     resume: bool,
     stop: &Arc<AtomicBool>,
-) -> Result<Option<History>, Failure> {
+) -> Result<History, Failure> {
     let checkpoints = Checkpoints::new(run.checkpoints()).every(5).keep(1);
     let mut trainer = trainer
         .clone()
@@ -181,8 +188,20 @@ fn fit(
     if let Some(history) = reached.filter(|_| run.is_taken()) {
         run.save_history(history)?;
     }
-    let history = history?;
-    Ok((!stop.load(Ordering::Relaxed)).then_some(history))
+    Ok(history?)
+}
+
+/// Scores the model, which is saved in any case.
+fn score(
+    model: &Classifier,
+    parts: &Parts,
+    run: &Run,
+    ranks: Arc<dyn Communicator>,
+) -> Result<Scores, Failure> {
+    let (_, judged) = parts.judged();
+    let scores = model.score_together(judged, ranks);
+    let saved = |error| format!("{error}; the model is saved to {}", run.model().display());
+    Ok(scores.map_err(saved)?)
 }
 
 /// Shows how good the model is, and writes it down.
@@ -191,19 +210,14 @@ fn finish(
     config: &Config,
     parts: &Parts,
     run: &Run,
-    model: &Classifier,
-    history: &History,
+    (model, history, scores): (&Classifier, &History, &Scores),
     oddities: &Option<Oddities>,
 ) -> Result<End, Failure> {
-    let saved = format!("the model is saved to {}", run.model().display());
     let (part, judged) = parts.judged();
-    let scores = model
-        .score(judged)
-        .map_err(|error| format!("{error}; {saved}"))?;
-    let metrics = Metrics::new(part, &scores, history, &config.settings);
+    let metrics = Metrics::new(part, scores, history, &config.settings);
     run.save_metrics(&metrics)?;
     let path = run.folder().join("report.html");
-    let report = Report::new(model, judged, &scores)
+    let report = Report::new(model, judged, scores)
         .part(part)
         .history(history)
         .training(&parts.train, &parts.validation)

@@ -2,19 +2,28 @@
 //!
 //! A [`Trainer`](crate::Trainer) asks a [`Communicator`] to sum gradients and to carry small messages. [`Alone`] is one
 //! process; with the feature `mpi`, `Mpi` is as many as `mpirun` or a cluster's scheduler starts, on one machine or on
-//! many. docs/SCALING.md says what it brings, and from where on it brings nothing.
+//! many; with `nccl`, `Nccl` adds up what lies on their GPUs. docs/SCALING.md says what it brings, and from where on it
+//! brings nothing.
 
 mod alone;
+#[cfg(any(feature = "nccl", test))]
+mod gpus;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use candle_core::{DType, Device, Tensor};
+
 pub use alone::Alone;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 
 use crate::error::{Error, Result};
 
@@ -39,6 +48,39 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     /// [`Error::Rank`] when the others cannot be reached.
     fn begin_sum(&self, buffer: Vec<f32>) -> Result<Sum>;
 
+    /// Whether gradients on this device go to [`sum_tensors`](Self::sum_tensors), all together when the last is there,
+    /// rather than to [`begin_sum`](Self::begin_sum), as soon as each is. By default those on any device but the CPU.
+    fn sums_tensors(&self, device: &Device) -> bool {
+        !device.is_cpu()
+    }
+
+    /// Adds up tensors over all ranks, each with those in its place on the others, where they lie. They have the same
+    /// shapes on each rank; sums are f32, whatever the tensors are. By default numbers go to
+    /// [`begin_sum`](Self::begin_sum) and back.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] when the others cannot be reached; [`Error::Candle`] for tensors that cannot be read.
+    fn sum_tensors(&self, tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+        let mut failure = None;
+        let mut sums = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            // The others wait for every sum, whatever happens here.
+            let numbers = numbers(tensor).unwrap_or_else(|error| {
+                failure.get_or_insert(error);
+                vec![0.0; tensor.elem_count()]
+            });
+            sums.push(self.begin_sum(numbers)?);
+        }
+        let sums = sums.into_iter().map(Sum::wait);
+        let sums = sums.collect::<Result<Vec<_>>>()?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let both = tensors.iter().zip(sums);
+        both.map(|(tensor, sum)| Ok(Tensor::from_vec(sum, tensor.shape(), tensor.device())?))
+            .collect()
+    }
+
     /// What rank `from` has, on every rank. What others pass is not looked at.
     ///
     /// # Errors
@@ -60,6 +102,10 @@ pub trait Communicator: fmt::Debug + Send + Sync {
     }
 }
 
+fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
+}
+
 impl<C: Communicator + ?Sized> Communicator for Arc<C> {
     fn rank(&self) -> usize {
         (**self).rank()
@@ -71,6 +117,14 @@ impl<C: Communicator + ?Sized> Communicator for Arc<C> {
 
     fn begin_sum(&self, buffer: Vec<f32>) -> Result<Sum> {
         (**self).begin_sum(buffer)
+    }
+
+    fn sums_tensors(&self, device: &Device) -> bool {
+        (**self).sums_tensors(device)
+    }
+
+    fn sum_tensors(&self, tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+        (**self).sum_tensors(tensors)
     }
 
     fn broadcast(&self, bytes: Vec<u8>, from: usize) -> Result<Vec<u8>> {
@@ -114,6 +168,25 @@ fn several(size: usize) -> Result<Arc<dyn Communicator>> {
         "one that was built without the feature `mpi`",
         format!("one with it, since it was started as {size} processes"),
     ))
+}
+
+/// The ranks, with sums of what lies on this device made there: by `Nccl`, where the program is built with the feature
+/// `nccl`, the device is one of CUDA's and there are several ranks. Otherwise they are as they were, and such sums go
+/// by the processor's memory.
+///
+/// # Errors
+/// Those of `Nccl::new`.
+pub fn on_device(ranks: Arc<dyn Communicator>, device: &Device) -> Result<Arc<dyn Communicator>> {
+    #[cfg(feature = "nccl")]
+    if ranks.size() > 1 {
+        let is_cuda = ranks.gather(&[u8::from(device.is_cuda())])?;
+        if is_cuda.iter().any(|is_cuda| is_cuda == &[1]) {
+            // It names a rank that has none.
+            return Ok(Arc::new(Nccl::new(ranks, device)?));
+        }
+    }
+    let _ = device;
+    Ok(ranks)
 }
 
 /// A sum that is being made.

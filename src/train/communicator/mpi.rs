@@ -28,6 +28,9 @@ const NAP: Duration = Duration::from_micros(50);
 /// The most numbers in one call: MPI counts them in an `int`.
 const PIECE: usize = 1 << 28;
 
+/// The most bytes of each rank in one call.
+const GATHERED: usize = 1 << 22;
+
 /// A length that says that a rank leaves.
 const LEAVES: u64 = u64::MAX;
 
@@ -226,7 +229,7 @@ impl Ranks {
         bytes
     }
 
-    /// Lengths first, then what is that long, padded to the longest.
+    /// Lengths first, then what is that long, padded to the longest, in pieces.
     fn gather(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let lengths = self.lengths(bytes.len() as u64);
         if let Some(rank) = lengths.iter().position(|length| *length == LEAVES) {
@@ -237,21 +240,23 @@ impl Ranks {
             });
         }
         let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-        let mut all = vec![0u8; longest * self.size];
-        if longest > 0 {
-            let mut own = bytes.to_vec();
-            own.resize(longest, 0);
+        let mut own = bytes.to_vec();
+        own.resize(longest, 0);
+        let mut parts = vec![Vec::with_capacity(longest); self.size];
+        for piece in own.chunks(GATHERED) {
+            let mut all = vec![0u8; piece.len() * self.size];
             scope(|scope| {
-                wait(
-                    self.world
-                        .immediate_all_gather_into(scope, &own[..], &mut all[..]),
-                );
+                let world = &self.world;
+                wait(world.immediate_all_gather_into(scope, piece, &mut all[..]));
             });
+            for (part, piece) in parts.iter_mut().zip(all.chunks(piece.len())) {
+                part.extend_from_slice(piece);
+            }
         }
-        let parts = lengths.iter().enumerate();
-        Ok(parts
-            .map(|(rank, length)| all[rank * longest..][..*length as usize].to_vec())
-            .collect())
+        for (part, length) in parts.iter_mut().zip(&lengths) {
+            part.truncate(*length as usize);
+        }
+        Ok(parts)
     }
 
     fn lengths(&self, own: u64) -> Vec<u64> {

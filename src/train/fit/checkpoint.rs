@@ -1,6 +1,6 @@
 //! A run on disk, so that it can go on: one file, whole or not there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::Load;
@@ -288,18 +288,6 @@ fn checksum<'a>(json: &str, tensors: impl Iterator<Item = (&'a str, Vec<u8>)>) -
     for (name, data) in tensors {
         sum.update(name.as_bytes());
         sum.update(&data);
-    }
-    sum.finalize()
-}
-
-/// The checksum of those weights whose names are not given.
-pub(super) fn checksum_without(weights: &[(String, Tensor)], names: &BTreeSet<String>) -> u32 {
-    let mut sum = crc32fast::Hasher::new();
-    for (name, tensor) in weights {
-        if !names.contains(name) {
-            sum.update(name.as_bytes());
-            sum.update(&tensor.data());
-        }
     }
     sum.finalize()
 }

@@ -1,103 +1,33 @@
-//! What each rank is about to do, which has to be the same before the first step.
+//! What each rank of a run is about to do, which has to be the same before the first step.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::checkpoint::checksum_without;
 use super::position::Position;
 use crate::data::Dataset;
-use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
+use crate::train::ranks::Intention;
 
-/// The most letters of a value that an error shows.
-const SHOWN: usize = 120;
-
-/// Names of what counts, with what this rank has of it.
-#[derive(serde::Serialize, serde::Deserialize)]
-pub(super) struct Intention(Vec<(String, String)>);
-
-impl Intention {
-    /// A run of these settings, in this place.
-    pub(super) fn new<B: Backbone>(
-        settings: &Value,
-        position: &Position,
-        model: &Classifier<B>,
-        (train, validation): (&Dataset, &Dataset),
-    ) -> Self {
-        let mut own = Self(Vec::new());
-        own.add("version of headstart", env!("CARGO_PKG_VERSION"));
-        own.add("program", program());
-        // Other instructions round otherwise, and weights would drift apart.
-        own.add("processor's instructions", model.base().numerics());
-        own.add("classes", format!("{:?}", model.class_names()));
-        own.add("training pictures", listing(train));
-        own.add("validation pictures", listing(validation));
-        // Those of callbacks do not count: rank 0 alone has them.
-        let settings = settings.as_object().into_iter().flatten();
-        for (name, value) in settings.filter(|(name, _)| *name != "callbacks") {
-            own.add(&format!("setting `{name}`"), value);
-        }
-        let open = model.variables().into_iter().map(|(name, _)| name);
-        let open: BTreeSet<String> = open.collect();
-        let sum = checksum_without(&model.tensors(), &open);
-        own.add("frozen weights", format!("with checksum {sum:08x}"));
-        let (epochs, steps) = position.place();
-        own.add("start", format!("after {epochs} epochs and {steps} steps"));
-        own
+/// A run of these settings, in this place.
+pub(super) fn of_run<B: Backbone>(
+    settings: &Value,
+    position: &Position,
+    model: &Classifier<B>,
+    (train, validation): (&Dataset, &Dataset),
+) -> Intention {
+    let mut own = Intention::with(model);
+    own.add_pictures("training pictures", train);
+    own.add_pictures("validation pictures", validation);
+    // Those of callbacks do not count: rank 0 alone has them.
+    let settings = settings.as_object().into_iter().flatten();
+    for (name, value) in settings.filter(|(name, _)| *name != "callbacks") {
+        own.add(&format!("setting `{name}`"), value);
     }
-
-    fn add(&mut self, what: &str, value: impl Display) {
-        self.0.push((what.to_owned(), value.to_string()));
-    }
-}
-
-/// Refuses ranks of which one is about to do something else than rank 0.
-pub(super) fn compare(all: &[Intention]) -> Result<()> {
-    for (rank, own) in all.iter().enumerate() {
-        for ((what, found), (_, expected)) in own.0.iter().zip(&all[0].0) {
-            if found != expected {
-                let what = format!("rank {rank}: {what}");
-                let expected = format!("{}, as on rank 0", short(expected));
-                return Err(Error::mismatch(&what, short(found), expected));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn short(value: &str) -> String {
-    match value.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
-}
-
-/// How many pictures there are, and a hash of their names and classes.
-fn listing(dataset: &Dataset) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for item in dataset.items() {
-        let path = item.path.strip_prefix(dataset.root());
-        let path = path.unwrap_or(&item.path).as_os_str().as_encoded_bytes();
-        for part in [path, &item.id.to_le_bytes(), &item.label.to_le_bytes()] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-    }
-    let hash = hasher.finalize().to_hex();
-    format!("{} with hash {}", dataset.len(), &hash[..8])
-}
-
-/// A hash of the running program.
-fn program() -> &'static str {
-    static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let bytes = std::env::current_exe().and_then(std::fs::read);
-        match bytes {
-            Ok(bytes) => format!("with hash {}", &blake3::hash(&bytes).to_hex()[..8]),
-            Err(_) => "unknown".to_owned(),
-        }
-    })
+    let open = model.variables().into_iter().map(|(name, _)| name);
+    let open: BTreeSet<String> = open.collect();
+    own.add_weights("frozen weights", model, &open);
+    let (epochs, steps) = position.place();
+    own.add("start", format!("after {epochs} epochs and {steps} steps"));
+    own
 }

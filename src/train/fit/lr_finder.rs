@@ -5,7 +5,6 @@ use std::fmt;
 use candle_core::{Tensor, Var};
 
 use super::enough;
-use super::ranks::Ranks;
 use super::step::TrainStep;
 use super::trainer::Trainer;
 use crate::data::Dataset;
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::progress;
 use crate::train::metrics::check_classes;
+use crate::train::ranks::Ranks;
 
 /// The sweep: fastai's `lr_find` defaults.
 const LOWEST: f64 = 1e-7;

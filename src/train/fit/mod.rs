@@ -2,8 +2,8 @@
 //!
 //! A [`Trainer`] sets [`Options`](options::Options); [`Run`](run::Run) reads them, goes from phase to phase, epoch to
 //! epoch and step to step ([`TrainStep`](step::TrainStep)), and keeps its [`Position`](position::Position), which a
-//! [`Checkpoint`](checkpoint::Checkpoint) writes down. Where several processes train, [`Ranks`](ranks::Ranks) keeps
-//! them together.
+//! [`Checkpoint`](checkpoint::Checkpoint) writes down. Where several processes train,
+//! [`Ranks`](super::ranks::Ranks) keeps them together.
 
 mod checkpoint;
 mod checkpoints;
@@ -17,7 +17,6 @@ mod options;
 mod phase;
 mod pictures;
 mod position;
-mod ranks;
 mod run;
 mod run_folder;
 mod settings;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::checkpoints::Checkpoints;
 use super::phase::{Phase, block_names, check_block};
-use super::ranks::Ranks;
 use crate::bounds;
 use crate::data::{Augmenter, Dataset};
 use crate::error::{Error, Result};
@@ -17,6 +16,7 @@ use crate::train::communicator::{Alone, Communicator};
 use crate::train::features::FeatureCache;
 use crate::train::metrics::LossOptions;
 use crate::train::optimizer::{AnyOptimizer, Clip, Schedule};
+use crate::train::ranks::Ranks;
 
 /// What a [`Trainer`](super::trainer::Trainer) sets and a run reads.
 #[derive(Clone, Debug)]
@@ -126,13 +126,8 @@ impl Options {
         validation: &Dataset,
         ranks: &Ranks,
     ) -> Result<BatchSource> {
-        let batches = validation.items().chunks(self.batch_size);
-        let own = batches.skip(ranks.rank()).step_by(ranks.size());
-        let validation = match ranks.is_alone() {
-            true => validation.clone(),
-            false => validation.with_items(own.flatten().cloned().collect()),
-        };
-        BatchSource::plain(model, &validation, self.batch_size)
+        let own = ranks.own_batches(validation, self.batch_size);
+        BatchSource::plain(model, &own, self.batch_size)
             .cached_for_validation(model, self.feature_cache.as_ref())
     }
 

@@ -8,12 +8,12 @@ use candle_core::{Tensor, Var};
 use super::gradient_sums::GradientSums;
 use super::options::Options;
 use super::position::StepOutput;
-use super::ranks::{Ranks, Share};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier, Dropout};
 use crate::train::metrics::{Loss, LossOptions, predicted_class};
 use crate::train::optimizer::{Clip, Planned, UpdateRule, Variable, VariableStates};
+use crate::train::ranks::{Ranks, Share};
 use crate::{finite, transfer};
 
 /// What a step needs beside the model and the batch.

@@ -8,7 +8,6 @@ use super::checkpoints::Checkpoints;
 use super::enough;
 use super::options::Options;
 use super::phase::Phase;
-use super::ranks::Ranks;
 use super::run::Run;
 use crate::data::{Augmenter, Dataset};
 use crate::error::Result;
@@ -18,6 +17,7 @@ use crate::train::communicator::Communicator;
 use crate::train::features::FeatureCache;
 use crate::train::metrics::{History, check_classes};
 use crate::train::optimizer::{AnyOptimizer, Clip, Schedule};
+use crate::train::ranks::Ranks;
 
 /// Trains a [`Classifier`] on a dataset.
 ///
@@ -182,7 +182,8 @@ impl Trainer {
     /// same number of ranks they are the same to the bit. Every rank needs the same pictures, by name and class, and
     /// the same options; each decodes, caches and computes what is its own. Rank 0 alone has callbacks, and writes
     /// checkpoints; what a callback or the stop flag decides there holds for all. A run can be resumed by another
-    /// number of ranks.
+    /// number of ranks. Where each has a GPU, [`on_device`](crate::train::communicator::on_device) has gradients added
+    /// up there.
     pub fn communicator(mut self, communicator: impl Communicator + 'static) -> Self {
         self.options.communicator = Arc::new(communicator);
         self

@@ -1,12 +1,16 @@
 //! Scores of a classifier on a dataset.
 
+use std::sync::Arc;
+
 use super::evaluation::{ConfusionMatrix, Evaluation};
 use super::loss::{Loss, LossOptions};
-use super::scores::{PictureScore, Scores};
+use super::scores::{Bits, PictureScore, Scores};
 use crate::data::{Batch, Dataset, lookalike};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::train::batches::BatchSource;
+use crate::train::communicator::{Alone, Communicator};
+use crate::train::ranks::{Intention, Ranks, in_turn};
 use crate::words::count;
 use crate::{finite, progress, transfer};
 
@@ -35,24 +39,61 @@ impl<B: Backbone> Classifier<B> {
     /// # Errors
     /// Those of [`evaluate`](Self::evaluate).
     pub fn score(&self, dataset: &Dataset) -> Result<Scores> {
-        check_classes("the dataset to evaluate on", self, dataset)?;
-        let mut evaluator = Evaluator::new(self);
-        let mut pictures = Vec::with_capacity(dataset.len());
+        self.score_together(dataset, Alone)
+    }
+
+    /// Scores the classifier as [`score`](Self::score), together with other processes: each takes batches in turn, and
+    /// every one returns the scores of all pictures, which are those of one process to the bit.
+    ///
+    /// # Errors
+    /// Those of [`evaluate`](Self::evaluate); [`Error::Mismatch`] for a rank that has other weights or pictures;
+    /// [`Error::Rank`] when another rank failed.
+    pub fn score_together(
+        &self,
+        dataset: &Dataset,
+        communicator: impl Communicator + 'static,
+    ) -> Result<Scores> {
+        let ranks = Ranks::new(Arc::new(communicator));
+        ranks.gather(check_classes("the dataset to evaluate on", self, dataset))?;
+        ranks.agree(|| {
+            let mut own = Intention::of_pixels(self);
+            own.add_pictures("pictures", dataset);
+            own
+        })?;
         progress::line(&format!("evaluating {}", count(dataset.len(), "picture")));
-        for batch in BatchSource::plain(self, dataset, BATCH).epoch(self, 0) {
-            let batch = batch?;
-            let rows = evaluator.add(self, &batch, &LossOptions::default())?;
-            let judged = batch.ids.iter().zip(&batch.labels).zip(&rows);
-            pictures.extend(judged.map(|((id, label), row)| PictureScore::new(*id, *label, row)));
-        }
-        if let Some(warning) = dataset.skipped_summary("evaluation") {
+        let all = ranks.gather(self.score_own(&ranks.own_batches(dataset, BATCH)))?;
+        ranks.hear_of_skipped(dataset, 0)?;
+        let warning = dataset.skipped_summary("evaluation");
+        if let Some(warning) = warning.filter(|_| ranks.is_first()) {
             progress::warn(&warning);
         }
         dataset.check_usable()?;
+        let (evaluators, pictures): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         Ok(Scores {
-            evaluation: evaluator.evaluation(self),
-            pictures,
+            evaluation: Evaluator::of_turns(evaluators).evaluation(self),
+            pictures: in_turn(pictures)
+                .into_iter()
+                .flatten()
+                .map(PictureScore::from_bits)
+                .collect(),
         })
+    }
+
+    /// The figures of some pictures, and what was said of them, batch by batch.
+    fn score_own(&self, dataset: &Dataset) -> Result<(Evaluator, Vec<Vec<Bits>>)> {
+        let mut evaluator = Evaluator::new(self);
+        let mut pictures = Vec::new();
+        for batch in BatchSource::plain(self, dataset, BATCH).shares(self, 0) {
+            let batch = batch?;
+            let rows = evaluator.add(self, batch.as_ref(), &LossOptions::default())?;
+            let batch = batch
+                .iter()
+                .flat_map(|batch| batch.ids.iter().zip(&batch.labels));
+            let judged = batch.zip(&rows);
+            let judged = judged.map(|((id, label), row)| PictureScore::new(*id, *label, row));
+            pictures.push(judged.map(PictureScore::to_bits).collect());
+        }
+        Ok((evaluator, pictures))
     }
 }
 
@@ -60,25 +101,29 @@ impl<B: Backbone> Classifier<B> {
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(in crate::train) struct Evaluator {
     matrix: ConfusionMatrix,
-    /// The sum over the pictures.
-    loss: f64,
+    /// Of each batch, the sum over its pictures.
+    losses: Vec<f64>,
 }
 
 impl Evaluator {
     pub(in crate::train) fn new<B: Backbone>(model: &Classifier<B>) -> Self {
         Self {
             matrix: ConfusionMatrix::new(model.class_names().len()),
-            loss: 0.0,
+            losses: Vec::new(),
         }
     }
 
-    /// Takes a batch in, and returns its probabilities.
+    /// Takes a batch in, and returns its probabilities; one without a usable picture counts among the batches alone.
     pub(in crate::train) fn add<B: Backbone>(
         &mut self,
         model: &Classifier<B>,
-        batch: &Batch,
+        batch: Option<&Batch>,
         options: &LossOptions,
     ) -> Result<Vec<Vec<f32>>> {
+        let Some(batch) = batch else {
+            self.losses.push(0.0);
+            return Ok(Vec::new());
+        };
         let loss = Loss::for_head(model.head().config());
         let logits = model.forward_from(batch.first_block, &batch.inputs)?;
         let mean = loss.forward_with(&logits, &batch.labels, options)?;
@@ -89,7 +134,8 @@ impl Evaluator {
                 return Err(model.not_finite(format!("{what} of validation"), value));
             }
         }
-        self.loss += f64::from(numbers[1][0]) * batch.labels.len() as f64;
+        let loss = f64::from(numbers[1][0]) * batch.labels.len() as f64;
+        self.losses.push(loss);
         let probabilities = transfer::rows(&numbers[2], probabilities.dim(1)?);
         for (label, row) in batch.labels.iter().zip(&probabilities) {
             self.matrix.add(*label, row)?;
@@ -97,14 +143,22 @@ impl Evaluator {
         Ok(probabilities)
     }
 
-    /// Takes in what another one has seen.
-    pub(in crate::train) fn add_all(&mut self, other: Self) {
-        self.loss += other.loss;
-        self.matrix.add_all(other.matrix);
+    /// The figures of all batches, where each of these took them in turn: those of one that took all, to the bit.
+    pub(in crate::train) fn of_turns(parts: Vec<Self>) -> Self {
+        let (matrices, losses): (Vec<_>, Vec<_>) = parts
+            .into_iter()
+            .map(|part| (part.matrix, part.losses))
+            .unzip();
+        let mut matrices = matrices.into_iter();
+        let mut matrix = matrices.next().unwrap_or_else(|| ConfusionMatrix::new(0));
+        matrices.for_each(|other| matrix.add_all(other));
+        let losses = in_turn(losses);
+        Self { matrix, losses }
     }
 
     pub(in crate::train) fn evaluation<B: Backbone>(self, model: &Classifier<B>) -> Evaluation {
-        let mean_loss = self.loss / self.matrix.pictures().max(1) as f64;
+        let loss: f64 = self.losses.iter().sum();
+        let mean_loss = loss / self.matrix.pictures().max(1) as f64;
         self.matrix.evaluation(model.class_names(), mean_loss)
     }
 }

@@ -21,6 +21,9 @@ pub struct PictureScore {
     pub second: f32,
 }
 
+/// The same as one rank tells another: probabilities by their bits, which text may lose.
+pub(super) type Bits = (u64, [u32; 4]);
+
 impl PictureScore {
     pub(super) fn new(id: u64, label: u32, probabilities: &[f32]) -> Self {
         let called = predicted_class(probabilities);
@@ -30,6 +33,22 @@ impl PictureScore {
             called: called as u32,
             confidence: probabilities[called],
             second: probabilities.get(1).copied().unwrap_or(0.0),
+        }
+    }
+
+    pub(super) fn to_bits(self) -> Bits {
+        let [confidence, second] = [self.confidence, self.second].map(f32::to_bits);
+        (self.id, [self.label, self.called, confidence, second])
+    }
+
+    pub(super) fn from_bits((id, [label, called, confidence, second]): Bits) -> Self {
+        let [confidence, second] = [confidence, second].map(f32::from_bits);
+        Self {
+            id,
+            label,
+            called,
+            confidence,
+            second,
         }
     }
 

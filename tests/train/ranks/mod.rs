@@ -3,6 +3,8 @@
 mod hub;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod shares;
+mod tensors;
 
 use std::ops::ControlFlow;
 use std::path::Path;

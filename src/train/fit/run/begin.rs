@@ -8,8 +8,9 @@ use super::skipped::PARTS;
 use crate::error::{Error, Result};
 use crate::model::Backbone;
 use crate::train::callback::{CallbackState, TrainBegin};
-use crate::train::fit::checkpoint::{Checkpoint, checksum_without};
-use crate::train::fit::intention::{self, Intention};
+use crate::train::checksum::checksum_without;
+use crate::train::fit::checkpoint::Checkpoint;
+use crate::train::fit::intention;
 use crate::train::fit::position::Next;
 use crate::train::fit::{enough, pictures};
 
@@ -61,8 +62,8 @@ impl<B: Backbone> Run<'_, B> {
             ));
         }
         let datasets = (self.train, self.validation);
-        let own = Intention::new(&self.settings, &self.position, self.model, datasets);
-        intention::compare(&self.ranks.gather(Ok(own))?)
+        let own = || intention::of_run(&self.settings, &self.position, self.model, datasets);
+        self.ranks.agree(own)
     }
 
     /// Resumes where a checkpoint was: unfreezes what its phases unfroze, and restores weights and state. Returns the

@@ -12,12 +12,11 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::checkpoint::{Checkpoint, checksum_without};
+use super::checkpoint::Checkpoint;
 use super::checkpoints::Checkpoints;
 use super::options::Options;
 use super::phase::Phase;
 use super::position::{Next, Position};
-use super::ranks::Ranks;
 use super::run_folder::RunFolder;
 use super::settings::settings;
 use super::step::TrainStep;
@@ -26,7 +25,9 @@ use crate::error::{Error, Result};
 use crate::model::{Backbone, Classifier};
 use crate::train::batches::BatchSource;
 use crate::train::callback::{Callbacks, ProgressBar};
+use crate::train::checksum::checksum_without;
 use crate::train::metrics::History;
+use crate::train::ranks::Ranks;
 
 /// A run going on.
 pub(super) struct Run<'a, B> {

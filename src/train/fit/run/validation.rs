@@ -15,22 +15,20 @@ impl<B: Backbone> Run<'_, B> {
             ..self.options.loss.clone()
         };
         let own = self.validate_own(batches, &loss);
-        let mut all = self.ranks.gather(own)?.into_iter();
-        let Some(Some(mut first)) = all.next() else {
-            return Ok(None);
-        };
-        all.flatten().for_each(|other| first.add_all(other));
-        Ok(Some(first.evaluation(self.model)))
+        let all = self.ranks.gather(own)?;
+        // Rank 0 decides.
+        let all: Option<Vec<Evaluator>> = all.into_iter().collect();
+        Ok(all.map(|all| Evaluator::of_turns(all).evaluation(self.model)))
     }
 
     /// The figures of this rank's validation pictures; none when asked to stop.
     fn validate_own(&self, batches: &BatchSource, loss: &LossOptions) -> Result<Option<Evaluator>> {
         let mut evaluator = Evaluator::new(self.model);
-        for batch in batches.epoch(self.model, 0) {
+        for batch in batches.shares(self.model, 0) {
             if self.stop_requested() {
                 return Ok(None);
             }
-            let added = evaluator.add(self.model, &batch?, loss);
+            let added = evaluator.add(self.model, batch?.as_ref(), loss);
             added.map_err(|error| self.diverged(error))?;
         }
         Ok(Some(evaluator))

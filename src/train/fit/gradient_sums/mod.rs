@@ -3,96 +3,39 @@
 //! A backward pass makes gradients from the last block to the first. They are packed into buckets in that order, and a
 //! bucket's sum begins as soon as the bucket is full, beside the rest of the pass. The head's, which the kernels do
 //! not announce, and a base's that is not of the crate follow at the end. (Li et al., "PyTorch Distributed:
-//! Experiences on Accelerating Data Parallel Training", 2020, section 3.2.)
+//! Experiences on Accelerating Data Parallel Training", 2020, section 3.2.) On a device, which announces none either,
+//! all are added up at the end, where they lie.
 
-use std::collections::HashMap;
+mod plan;
+mod tensors;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, TensorId, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
-use super::ranks::Ranks;
+use self::plan::{Place, Plan};
 use crate::error::{Error, Result};
-use crate::model::{GradientListener, names};
+use crate::model::GradientListener;
 use crate::train::communicator::{Communicator, Sum};
 use crate::train::optimizer::{put_back, take_out};
-
-/// The numbers in a bucket, 4 MB: large enough that a sum's latency does not count, small enough to begin early.
-const BUCKET: usize = 1 << 20;
-
-/// The numbers of a gradient that has a bucket to itself: it need not be copied there and back.
-const LARGE: usize = BUCKET / 4;
-
-/// Where every variable's gradient lies.
-struct Plan {
-    places: Vec<Place>,
-    by_id: HashMap<TensorId, usize>,
-    /// The numbers of each bucket.
-    lengths: Vec<usize>,
-}
-
-#[derive(Default)]
-struct Place {
-    bucket: usize,
-    start: usize,
-    length: usize,
-}
-
-impl Plan {
-    /// Buckets from the base's last variable to its first, then the head's, in the order in which they are full.
-    fn new(variables: &[(String, Var)]) -> Self {
-        let length = |index: usize| variables[index].1.elem_count();
-        let is_head = |index: &usize| variables[*index].0.starts_with(names::HEAD);
-        let (head, base): (Vec<_>, Vec<_>) = (0..variables.len()).rev().partition(is_head);
-        let mut buckets: Vec<Vec<usize>> = Vec::new();
-        for part in [base, head] {
-            let (mut small, mut numbers) = (Vec::new(), 0);
-            for index in part {
-                if length(index) >= LARGE {
-                    buckets.push(vec![index]);
-                    continue;
-                }
-                small.push(index);
-                numbers += length(index);
-                if numbers >= BUCKET {
-                    buckets.push(std::mem::take(&mut small));
-                    numbers = 0;
-                }
-            }
-            buckets.extend((!small.is_empty()).then_some(small));
-        }
-        let mut places: Vec<Place> = variables.iter().map(|_| Place::default()).collect();
-        let mut lengths = vec![0; buckets.len()];
-        for (bucket, members) in buckets.iter().enumerate() {
-            for index in members {
-                places[*index] = Place {
-                    bucket,
-                    start: lengths[bucket],
-                    length: length(*index),
-                };
-                lengths[bucket] += length(*index);
-            }
-        }
-        let ids = variables.iter().enumerate();
-        Self {
-            places,
-            by_id: ids.map(|(index, (_, var))| (var.id(), index)).collect(),
-            lengths,
-        }
-    }
-}
+use crate::train::ranks::Ranks;
 
 /// The sums of a run's steps.
 pub(super) struct GradientSums {
     plan: Arc<Plan>,
+    /// Where the gradients lie.
+    device: Device,
     /// The last step's buckets, to be filled again.
     spare: Vec<Vec<f32>>,
 }
 
 impl GradientSums {
     pub(super) fn new(variables: &[(String, Var)]) -> Self {
+        let device = variables.first().map(|(_, var)| var.device().clone());
         Self {
             plan: Arc::new(Plan::new(variables)),
+            device: device.unwrap_or(Device::Cpu),
             spare: Vec::new(),
         }
     }
@@ -104,6 +47,7 @@ impl GradientSums {
         Arc::new(StepSums {
             plan: self.plan.clone(),
             communicator: ranks.communicator().clone(),
+            as_tensors: ranks.communicator().sums_tensors(&self.device),
             filling: Mutex::new(Filling {
                 missing: self.plan.lengths.clone(),
                 put: vec![false; self.plan.places.len()],
@@ -128,6 +72,11 @@ impl GradientSums {
             // candle has no other way to an empty store.
             None => Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?,
         };
+        if step.as_tensors {
+            let communicator = &*step.communicator;
+            tensors::sum(&self.plan, communicator, &mut gradients, variables)?;
+            return Ok(gradients);
+        }
         let mut filling = step.filling();
         let taken = filling.taken.clone();
         for (index, (_, var)) in variables.iter().enumerate() {
@@ -161,6 +110,8 @@ impl GradientSums {
 pub(super) struct StepSums {
     plan: Arc<Plan>,
     communicator: Arc<dyn Communicator>,
+    /// Whether the communicator takes the gradients as tensors, when all are there.
+    as_tensors: bool,
     filling: Mutex<Filling>,
 }
 
@@ -182,6 +133,9 @@ struct Filling {
 impl StepSums {
     /// What takes gradients as they are made.
     pub(super) fn listener(self: &Arc<Self>) -> GradientListener {
+        if self.as_tensors {
+            return Arc::new(|_, _| {});
+        }
         let step = self.clone();
         Arc::new(move |variable, gradient| {
             if let Some(index) = step.plan.by_id.get(&variable.id()) {

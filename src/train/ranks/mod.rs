@@ -1,9 +1,13 @@
-//! The ranks of a run, which go on together or end together.
+//! The ranks of a run, or of other work that is shared, which go on together or end together.
 //!
 //! Between two sums, whatever a rank has to say goes through [`Ranks::gather`]: so one that fails can tell the others
 //! at whatever point they wait for it, and none waits for ever.
 
+mod intention;
+
 use std::cell::Cell;
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
@@ -11,11 +15,12 @@ use safetensors::View as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::data::Batch;
+pub(crate) use self::intention::Intention;
+use super::communicator::{Alone, Communicator};
+use crate::data::{Batch, Dataset};
 use crate::error::{Error, Result};
-use crate::train::communicator::{Alone, Communicator};
 
-pub(super) struct Ranks {
+pub(crate) struct Ranks {
     communicator: Arc<dyn Communicator>,
     /// Whether the others know that this rank fails, or failed themselves: nobody listens any more.
     ended: Cell<bool>,
@@ -29,44 +34,44 @@ enum Word<T> {
 }
 
 /// This rank's part of a batch.
-pub(super) struct Share {
+pub(crate) struct Share {
     /// None where this rank has no picture of it.
-    pub(super) batch: Option<Batch>,
+    pub(crate) batch: Option<Batch>,
     /// How many pictures all ranks have of it together.
-    pub(super) pictures: usize,
+    pub(crate) pictures: usize,
 }
 
 impl Ranks {
-    pub(super) fn new(communicator: Arc<dyn Communicator>) -> Self {
+    pub(crate) fn new(communicator: Arc<dyn Communicator>) -> Self {
         Self {
             communicator,
             ended: Cell::new(false),
         }
     }
 
-    pub(super) fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         Self::new(Arc::new(Alone))
     }
 
-    pub(super) fn rank(&self) -> usize {
+    pub(crate) fn rank(&self) -> usize {
         self.communicator.rank()
     }
 
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.communicator.size()
     }
 
-    pub(super) fn is_alone(&self) -> bool {
+    pub(crate) fn is_alone(&self) -> bool {
         self.size() == 1
     }
 
     /// Whether this is the rank that decides, prints and writes.
-    pub(super) fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.rank() == 0
     }
 
     /// What each rank says, by rank; an error if one of them failed.
-    pub(super) fn gather<T: Serialize + DeserializeOwned>(&self, own: Result<T>) -> Result<Vec<T>> {
+    pub(crate) fn gather<T: Serialize + DeserializeOwned>(&self, own: Result<T>) -> Result<Vec<T>> {
         if self.is_alone() {
             return Ok(vec![own?]);
         }
@@ -90,6 +95,12 @@ impl Ranks {
         Ok(all)
     }
 
+    /// What each rank says, where that is long: as it is, by rank.
+    pub(crate) fn gather_bytes(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let all = self.communicator.gather(own);
+        all.inspect_err(|_| self.ended.set(true))
+    }
+
     fn exchange<T: DeserializeOwned>(&self, word: &impl Serialize) -> Result<Vec<Word<T>>> {
         let unreadable = |rank: usize| {
             move |error: serde_json::Error| Error::Rank {
@@ -106,12 +117,57 @@ impl Ranks {
     }
 
     /// What rank 0 says, on every rank.
-    pub(super) fn decide<T: Serialize + DeserializeOwned>(&self, own: Result<T>) -> Result<T> {
+    pub(crate) fn decide<T: Serialize + DeserializeOwned>(&self, own: Result<T>) -> Result<T> {
         Ok(self.gather(own)?.swap_remove(0))
     }
 
+    /// Makes sure that all ranks are about to do the same.
+    pub(crate) fn agree(&self, own: impl FnOnce() -> Intention) -> Result<()> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        intention::compare(&self.gather(Ok(own()))?)
+    }
+
+    /// This rank's pictures, where each has whole batches in turn.
+    pub(crate) fn own_batches(&self, dataset: &Dataset, batch_size: usize) -> Dataset {
+        if self.is_alone() {
+            return dataset.clone();
+        }
+        let batches = dataset.items().chunks(batch_size);
+        let own = batches.skip(self.rank()).step_by(self.size());
+        dataset.with_items(own.flatten().cloned().collect())
+    }
+
+    /// Notes what other ranks skipped of a dataset, if this or another one skipped more than `known`. Pictures go by
+    /// their ids: their folder may be another on each machine, and a path need not be text.
+    pub(crate) fn hear_of_skipped(&self, dataset: &Dataset, known: usize) -> Result<()> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        let mut skipped = dataset.skipped();
+        if skipped.len() <= known {
+            skipped.clear();
+        }
+        let skipped = skipped.into_iter();
+        let reasons: HashMap<PathBuf, String> = skipped
+            .map(|problem| (problem.path, problem.reason))
+            .collect();
+        let own = dataset.items().iter();
+        let own = own.filter_map(|item| Some((item.id, reasons.get(&item.path)?.clone())));
+        let all: Vec<Vec<(u64, String)>> = self.gather(Ok(own.collect()))?;
+        let lost: HashMap<u64, String> = all.into_iter().flatten().collect();
+        for item in dataset.items() {
+            if let Some(reason) = lost.get(&item.id) {
+                let (path, source) = (item.path.clone(), reason.clone().into());
+                dataset.handle(&item.path, Error::Picture { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the others that this rank ends with an error, unless they know.
-    pub(super) fn leave(&self, error: &Error) {
+    pub(crate) fn leave(&self, error: &Error) {
         if !self.is_alone() && !self.ended.replace(true) {
             // Whether they hear it or not, the error is the user's.
             let _ = self.exchange::<()>(&Word::<()>::Failed(error.to_string()));
@@ -119,7 +175,7 @@ impl Ranks {
     }
 
     /// This rank's share of a batch, when it is known how many pictures the others have of it.
-    pub(super) fn share(&self, batch: Result<Option<Batch>>) -> Result<Share> {
+    pub(crate) fn share(&self, batch: Result<Option<Batch>>) -> Result<Share> {
         let (batch, own) = match batch {
             Ok(batch) => {
                 let pictures = batch.as_ref().map_or(0, |batch| batch.labels.len());
@@ -132,7 +188,7 @@ impl Ranks {
     }
 
     /// Gives variables the numbers that rank 0's have.
-    pub(super) fn follow(&self, variables: &[(String, Var)]) -> Result<()> {
+    pub(crate) fn follow(&self, variables: &[(String, Var)]) -> Result<()> {
         if self.is_alone() {
             return Ok(());
         }
@@ -151,7 +207,32 @@ impl Ranks {
         Ok(())
     }
 
-    pub(super) fn communicator(&self) -> &Arc<dyn Communicator> {
+    pub(crate) fn communicator(&self) -> &Arc<dyn Communicator> {
         &self.communicator
+    }
+}
+
+/// What ranks made in turns, in its order.
+pub(crate) fn in_turn<T>(parts: impl IntoIterator<Item = Vec<T>>) -> Vec<T> {
+    let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+    let mut all = Vec::new();
+    loop {
+        let before = all.len();
+        all.extend(parts.iter_mut().filter_map(Iterator::next));
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_come_in_their_order() {
+        assert_eq!(in_turn([vec![1, 4], vec![2, 5], vec![3]]), [1, 2, 3, 4, 5]);
+        assert_eq!(in_turn([vec![1], vec![]]), [1]);
+        assert!(in_turn::<usize>([]).is_empty());
     }
 }
