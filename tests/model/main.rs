@@ -21,6 +21,7 @@ mod memory;
 mod norms_and_branches;
 #[cfg(feature = "onnx")]
 mod onnx;
+mod own_backbone;
 mod readme;
 mod sizes;
 mod streams;
