@@ -1,9 +1,9 @@
 //! A team of the pool's threads that stay awake while a network runs.
 //!
 //! rayon's threads sleep as soon as there is nothing to do, and waking one takes as long as computing a small layer. A
-//! network of sixty layers, each a loop of its own, would wake them sixty times. So whoever runs a network has the pool's
-//! other threads follow: each waits busily for the next loop, takes items of it, and goes back to the pool when the
-//! network is done. A thread that has other work comes late or not at all, and nobody waits for it.
+//! network of sixty layers, each a loop of its own, would wake them sixty times. So whoever runs a network has the
+//! pool's other threads follow: each waits busily for the next loop, takes items of it, and goes back to the pool when
+//! the network is done. A thread that has other work comes late or not at all, and nobody waits for it.
 
 use std::cell::RefCell;
 use std::hint;
@@ -107,8 +107,8 @@ impl Team {
             // Either this sees that the loop is over, or the leader sees that somebody is busy and waits: all four
             // accesses have one order.
             if self.round.load(Ordering::SeqCst) == round {
-                // SAFETY: the leader's `Open` has not been dropped, and waits for this thread before it is, so the work on
-                // the leader's stack is still there. Its address was stored before the loop was opened.
+                // SAFETY: the leader's `Open` has not been dropped, and waits for this thread before it is, so the work
+                // on the leader's stack is still there. Its address was stored before the loop was opened.
                 let work = unsafe { *self.work.load(Ordering::Relaxed) };
                 self.items(own, work);
             }
@@ -203,7 +203,7 @@ impl Share {
                 return None;
             }
             let (item, start, end) = choose(start, end);
-            // What an item reads was written before the loop was opened, and what it writes is read after it was closed.
+            // What items read was written before the loop was opened; what they write is read after it was closed.
             let left = start | end << 32;
             let taken =
                 self.0
