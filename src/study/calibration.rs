@@ -149,8 +149,8 @@ impl fmt::Display for Calibration {
         let pictures = count(self.pictures, "picture");
         write!(
             f,
-            "temperature {temperature:.2}: confidence was {before:.1} % off, is {after:.1} % (of {pictures}, luck alone \
-             makes {chance:.1} %)"
+            "temperature {temperature:.2}: confidence was {before:.1} % off, is {after:.1} % (of {pictures}, \
+             luck alone makes {chance:.1} %)"
         )
     }
 }

@@ -279,6 +279,14 @@ fn share(own: Result<Vec<Turn>>, width: usize, ranks: &Ranks) -> Result<Vec<Turn
         .flat_map(|number| number.to_le_bytes())
         .collect();
     let rows = ranks.gather_bytes(&bytes)?;
+    for (rank, (ids, rows)) in ids.iter().zip(&rows).enumerate() {
+        let pictures: usize = ids.iter().map(Vec::len).sum();
+        if rows.len() != pictures * width * size_of::<f32>() {
+            let reason = "its features are not as many as its pictures".into();
+            let rank = Some(rank);
+            return Err(Error::Rank { rank, reason });
+        }
+    }
     let parts = ids.into_iter().zip(rows).map(|(ids, rows)| {
         let (numbers, _) = rows.as_chunks();
         let mut numbers = numbers.iter().map(|number| f32::from_le_bytes(*number));

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::thumbnail::{LEVELS, Thumbnail};
 use crate::data::{Dataset, Item};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::train::{Ranks, in_turn};
 use crate::words::count;
 use crate::{bounds, progress};
@@ -139,6 +139,13 @@ fn share(own: Vec<Print>, ranks: &Ranks) -> Result<Vec<Print>> {
         print.map(bits)
     });
     let facts: Vec<Vec<Facts>> = ranks.gather(Ok(facts.collect()))?;
+    for (rank, (facts, levels)) in facts.iter().zip(&levels).enumerate() {
+        if levels.len() != facts.iter().flatten().count() * LEVELS {
+            let reason = "its thumbnails are not as many as its pictures".into();
+            let rank = Some(rank);
+            return Err(Error::Rank { rank, reason });
+        }
+    }
     let parts = facts.into_iter().zip(&levels).map(|(facts, levels)| {
         let mut levels = levels.chunks_exact(LEVELS);
         let mut whole = |(hash, [width, height, deviation]): ([u8; 32], [u32; 3])| Fingerprint {
@@ -146,7 +153,7 @@ fn share(own: Vec<Print>, ranks: &Ranks) -> Result<Vec<Print>> {
             width,
             height,
             deviation: f32::from_bits(deviation),
-            thumbnail: Thumbnail::of_levels(levels.next().unwrap_or(&[0; LEVELS]).to_vec()),
+            thumbnail: Thumbnail::of_levels(levels.next().expect("one for each").to_vec()),
         };
         facts
             .into_iter()
