@@ -2,7 +2,6 @@
 //! trainable, and with every block trainable: the notebook's model, VGG19 at 64×64, and every family at 128×128.
 
 use candle_core::Tensor;
-use candle_nn::Optimizer;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use headstart::model::{Arch, Backbone, Mode, Pooling};
 use headstart::train::metrics::Loss;
@@ -67,7 +66,7 @@ fn step(arch: &Arch, side: usize, first: Option<&str>) -> impl FnMut() + use<> {
         let logits = head.forward(&features, Mode::Train, None).unwrap();
         let loss = loss.forward(&logits, &labels).unwrap();
         let gradients = base.backward(&loss, &mut recycled).unwrap();
-        optimizer.step(&gradients).unwrap();
+        recycled = optimizer.step_spending(gradients).unwrap();
         device.synchronize().unwrap();
     }
 }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use candle_nn::Optimizer;
 use cost::Cost;
 use headstart::data::Loader;
 use headstart::model::{Arch, Backbone, Mode, Pooling};
@@ -182,17 +181,15 @@ impl Ours {
         let features = base.output_shape(TIMM_SIDE, TIMM_SIDE)?;
         let head = head.build(features, &Device::Cpu)?;
         let named = base.variables().into_iter().chain(head.variables());
-        let variables: Vec<_> = named.map(|(_, variable)| variable).collect();
-        let mut optimizer = RmsProp::new(2e-5).with_variables(variables.clone())?;
+        let variables = named.map(|(_, variable)| variable).collect();
+        let mut optimizer = RmsProp::new(2e-5).with_variables(variables)?;
         let mut recycled = Vec::new();
         let mut step = move || -> Result<()> {
             let features = base.features(&images, Mode::Train)?;
             let logits = head.forward(&features, Mode::Train, None)?;
             let loss = loss.forward(&logits, &labels)?;
-            let mut gradients = base.backward(&loss, &mut recycled)?;
-            optimizer.step(&gradients)?;
-            let spent = variables.iter().map(|variable| gradients.remove(variable));
-            recycled = spent.flatten().collect();
+            let gradients = base.backward(&loss, &mut recycled)?;
+            recycled = optimizer.step_spending(gradients)?;
             Ok(())
         };
         Ok(Box::new(move |times| {

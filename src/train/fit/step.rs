@@ -216,8 +216,7 @@ impl TrainStep {
         learning_rate: f64,
     ) -> Result<Option<(String, f32)>> {
         let planned = self.plan(gradients, learning_rate)?;
-        let doubts = transfer::read(&planned.doubts())?;
-        Ok(self.states.commit(planned, &doubts)?)
+        Ok(self.states.carry_out(planned)?)
     }
 
     /// The one place where gradients become an update, which is still to be committed.
@@ -225,12 +224,10 @@ impl TrainStep {
         if let Some(clip) = self.clip {
             clip.apply(&mut gradients, self.variables.iter().map(|(_, var)| var))?;
         }
-        let planned = self
-            .states
-            .plan(&*self.rule, learning_rate, &gradients, true)?;
-        // A rule in candle's operations may have kept its gradient as state.
-        let spent = self.states.fused().map(|var| gradients.remove(var));
-        self.recycled = spent.flatten().collect();
+        let planned;
+        (planned, self.recycled) =
+            self.states
+                .plan_spending(&*self.rule, learning_rate, gradients)?;
         Ok(planned)
     }
 

@@ -50,6 +50,29 @@ impl<R: UpdateRule> Optimizer<R> {
         check(&self.rule, self.learning_rate)
     }
 
+    /// [`step`](candle_nn::Optimizer::step) that uses the gradients up: without a copy of each, which is what it takes to
+    /// leave them as they are. The tensors that come back are for
+    /// [`Backbone::backward`](crate::Backbone::backward) to write the next gradients to.
+    ///
+    /// # Errors
+    /// As for `step`.
+    pub fn step_spending(&mut self, gradients: GradStore) -> CandleResult<Vec<Tensor>> {
+        let (rule, learning_rate) = (&self.rule, self.learning_rate);
+        let (planned, spent) = self.states.plan_spending(rule, learning_rate, gradients)?;
+        let wrong = self.states.carry_out(planned)?;
+        self.refuse(wrong)?;
+        Ok(spent)
+    }
+
+    /// An error for a variable that would become NaN or infinite.
+    fn refuse(&self, wrong: Option<(String, f32)>) -> CandleResult<()> {
+        let Some((variable, value)) = wrong else {
+            return Ok(());
+        };
+        let name = self.rule.name();
+        candle_core::bail!("{name}: variable {variable} or its state would become {value}")
+    }
+
     /// A copy of the state, for a checkpoint: for each variable that had a gradient, named by its position, what the
     /// options need of it, such as `0.momentum`, shaped as the variable.
     ///
@@ -92,13 +115,7 @@ impl<R: UpdateRule> candle_nn::Optimizer for Optimizer<R> {
         let wrong = self
             .states
             .step(&self.rule, self.learning_rate, gradients)?;
-        match wrong {
-            None => Ok(()),
-            Some((variable, value)) => {
-                let name = self.rule.name();
-                candle_core::bail!("{name}: variable {variable} or its state would become {value}")
-            }
-        }
+        self.refuse(wrong)
     }
 
     fn learning_rate(&self) -> f64 {

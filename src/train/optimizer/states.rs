@@ -74,14 +74,36 @@ impl VariableStates {
         gradients: &GradStore,
     ) -> CandleResult<Option<(String, f32)>> {
         let planned = self.plan(rule, learning_rate, gradients, false)?;
+        self.carry_out(planned)
+    }
+
+    /// [Commits](Self::commit) to what was planned, by what it reads of the doubts.
+    pub(in crate::train) fn carry_out(
+        &mut self,
+        planned: Planned,
+    ) -> CandleResult<Option<(String, f32)>> {
         let doubts = transfer::read(&planned.doubts())?;
         self.commit(planned, &doubts)
     }
 
-    /// Works out what every variable that has a gradient becomes, for [`commit`](Self::commit).
+    /// Works out what every variable that has a gradient becomes, for [`commit`](Self::commit), and uses the gradients
+    /// up: those come back whose tensors nobody needs any more once that is done.
+    pub(in crate::train) fn plan_spending(
+        &mut self,
+        rule: &dyn UpdateRule,
+        learning_rate: f64,
+        mut gradients: GradStore,
+    ) -> CandleResult<(Planned, Vec<Tensor>)> {
+        let planned = self.plan(rule, learning_rate, &gradients, true)?;
+        // A rule in candle's operations may have kept its gradient as state.
+        let spent = self.fused().filter_map(|var| gradients.remove(var));
+        Ok((planned, spent.collect()))
+    }
+
+    /// Works out what every variable that has a gradient becomes.
     ///
     /// Gradients that are `spent` may be written over, where they share their memory with nothing else.
-    pub(in crate::train) fn plan(
+    fn plan(
         &mut self,
         rule: &dyn UpdateRule,
         learning_rate: f64,
@@ -149,7 +171,7 @@ impl VariableStates {
     }
 
     /// The variables whose rule saw its gradient as numbers alone, and so cannot have kept the tensor.
-    pub(in crate::train) fn fused(&self) -> impl Iterator<Item = &Var> {
+    fn fused(&self) -> impl Iterator<Item = &Var> {
         let fused = |own: &&VariableState| {
             let slots = own.state.as_ref().map(|state| &state.slots);
             matches!(slots, Some(Slots::Fused(_)))
