@@ -88,3 +88,6 @@ pub(super) const DENSE_GRADIENT_BLOCKS: usize = 4;
 
 /// Bytes of padded maps and gradients that are read at a time: they stay in the last-level cache.
 pub(super) const DENSE_GRADIENT_BYTES: usize = 12 << 20;
+
+/// The same of maps that are gathered for it: what is written is read while it is in the second-level cache.
+pub(super) const GATHERED_BYTES: usize = 3 << 20;

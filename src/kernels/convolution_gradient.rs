@@ -8,35 +8,48 @@ use super::method::Method;
 use super::node::Conv;
 use super::parallel::{Shared, for_each};
 use super::scratch::Scratch;
-use super::shape::{FeatureMaps, Shape};
+use super::shape::{Blocked, FeatureMaps, Shape};
 use super::simd::{LANES, Simd};
 use super::squeeze::plane_sums;
 use super::weights::Weights;
 use super::window::{Padding, Window};
 use super::winograd;
 
-/// Writes the gradients of weights and bias, from the blocked input `x` of `shape` and the gradient `dz` of the sums.
+/// Writes the gradients of weights and bias, from the input `x` of `shape` and the blocked gradient `dz` of the sums.
 pub(super) fn parameter_gradients(
     isa: Isa,
     conv: &Conv<&[f32]>,
-    x: &[f32],
+    x: FeatureMaps<'_>,
     shape: Shape,
     dz: &[f32],
     dw: &mut [f32],
     db: &mut [f32],
 ) {
-    if conv.depthwise {
-        depthwise::parameter_gradients(isa, x, shape, dz, conv.window, dw, db);
-    } else if conv.window == Window::SAME_3X3 {
-        winograd::parameter_gradients(isa, x, shape, dz, dw, db);
-    } else {
+    let is_gathered = !conv.depthwise && shape.is_narrow() && matches!(x, FeatureMaps::Planar(_));
+    if is_gathered {
         weight_gradient(isa, x, shape, dz, db.len(), conv.window, dw);
-        let output = conv.window.output(shape).with_channels(db.len());
-        db.fill(0.0);
-        for sums in plane_sums(isa, dz, None, output).chunks_exact(db.len()) {
-            for (db, sum) in db.iter_mut().zip(sums) {
-                *db += sum;
-            }
+        bias_gradient(isa, conv.window, shape, dz, db);
+        return;
+    }
+    let x = Blocked::of(x, shape);
+    if conv.depthwise {
+        depthwise::parameter_gradients(isa, x.maps(), shape, dz, conv.window, dw, db);
+    } else if conv.window == Window::SAME_3X3 {
+        winograd::parameter_gradients(isa, x.maps(), shape, dz, dw, db);
+    } else {
+        let x = FeatureMaps::Blocked(x.maps());
+        weight_gradient(isa, x, shape, dz, db.len(), conv.window, dw);
+        bias_gradient(isa, conv.window, shape, dz, db);
+    }
+}
+
+/// Writes the gradient of the bias, the sum of that of the sums over all pixels.
+fn bias_gradient(isa: Isa, window: Window, shape: Shape, dz: &[f32], db: &mut [f32]) {
+    let output = window.output(shape).with_channels(db.len());
+    db.fill(0.0);
+    for sums in plane_sums(isa, dz, None, output).chunks_exact(db.len()) {
+        for (db, sum) in db.iter_mut().zip(sums) {
+            *db += sum;
         }
     }
 }
@@ -66,7 +79,7 @@ pub(super) fn input_gradient(
         ..Epilogue::default()
     };
     if conv.depthwise {
-        let packed = depthwise::pack(conv.weights, shape.channels, window.kernel);
+        let packed = depthwise::pack(conv.weights, conv.scale, shape.channels, window.kernel);
         depthwise::input_gradient(isa, dz, shape, &packed, window, &epilogue, dx);
         return;
     }
@@ -78,6 +91,7 @@ pub(super) fn input_gradient(
             out_channels: sums.channels,
             in_channels: shape.channels,
             size: window.kernel,
+            scale: conv.scale,
             transposed: true,
         },
     };

@@ -1,26 +1,30 @@
 //! The gradient of the weights of a convolution of all channels with all, whatever its window: for each tap the product
 //! of what it reads with the gradient of the sums, whose inner dimension is pixels.
 //!
-//! A are a block's channels, B the gradient of a panel of outputs. Sums over [`DENSE_GRADIENT_PIXELS`] pixels are added
-//! in their order. Where there are few weights, they are shared out to parts with sums of their own.
+//! A are a block's channels, B the gradient of a panel of outputs. Sums over some [`DENSE_GRADIENT_PIXELS`] pixels are
+//! added in their order. Where there are few weights, they are shared out to parts with sums of their own.
+
+use std::ops::Range;
 
 use super::blocking::{
     DENSE_GRADIENT_BLOCKS, DENSE_GRADIENT_BYTES, DENSE_GRADIENT_ITEMS, DENSE_GRADIENT_PIXELS,
+    GATHERED_BYTES,
 };
-use super::gemm::{Microkernel, Output};
+use super::gathered::Gathered;
+use super::gemm::{Microkernel, Output, Pixels};
 use super::isa::{Isa, Token, with_simd};
 use super::padded::{Layout, Padded};
 use super::parallel::{Shared, for_each, part};
-use super::scratch::Scratch;
-use super::shape::Shape;
+use super::scratch::{Scratch, with_own};
+use super::shape::{FeatureMaps, Shape};
 use super::simd::{LANES, Simd};
 use super::window::Window;
 
-/// Writes the gradient of the weights (out, in, k, k), Σ dy · x, from blocked `x` of `shape` and the blocked gradient
-/// `dy` of the sums of so many `outputs`.
+/// Writes the gradient of the weights (out, in, k, k), Σ dy · x, from `x` of `shape` and the blocked gradient `dy` of
+/// the sums of so many `outputs`. Planar maps are for few channels.
 pub(super) fn weight_gradient(
     isa: Isa,
-    x: &[f32],
+    x: FeatureMaps<'_>,
     shape: Shape,
     dy: &[f32],
     outputs: usize,
@@ -28,55 +32,101 @@ pub(super) fn weight_gradient(
     dw: &mut [f32],
 ) {
     let output = window.output(shape).with_channels(outputs);
-    assert_eq!(
-        (x.len(), dy.len()),
-        (shape.blocked_len(), output.blocked_len())
-    );
+    assert_eq!(dy.len(), output.blocked_len());
     assert_eq!(dw.len(), outputs * shape.channels * window.taps());
-    if x.is_empty() || dy.is_empty() {
+    let read = match x {
+        FeatureMaps::Planar(planar) => Read::Gathered(Gathered::new(planar, shape, window)),
+        FeatureMaps::Blocked(x) => {
+            assert_eq!(x.len(), shape.blocked_len());
+            Read::Blocked(x, Padded::new(shape, Layout::Blocked, window))
+        }
+    };
+    if shape.planar_len() == 0 || dy.is_empty() {
         dw.fill(0.0);
         return;
     }
-    with_simd!(isa, simd => of_simd(simd, x, shape, dy, output, window, dw));
+    let (shape, window) = match &read {
+        Read::Gathered(gathered) => (gathered.output, Window::POINTWISE),
+        Read::Blocked(..) => (shape, window),
+    };
+    with_simd!(isa, simd => of_simd(simd, &read, shape, dy, output, window, dw));
+}
+
+/// What the products read.
+enum Read<'a> {
+    Blocked(&'a [f32], Padded),
+    Gathered(Gathered<'a>),
+}
+
+impl Read<'_> {
+    /// Floats of an image.
+    fn image_len(&self) -> usize {
+        match self {
+            Self::Blocked(_, padded) => padded.image_len(),
+            Self::Gathered(gathered) => gathered.output.with_batch(1).blocked_len(),
+        }
+    }
+
+    /// Where the channels of each tap begin: all blocks for each.
+    fn segments(&self) -> Vec<usize> {
+        match self {
+            Self::Blocked(_, padded) => padded.segments(),
+            Self::Gathered(gathered) => {
+                let blocks = 0..gathered.output.blocks();
+                blocks
+                    .map(|block| block * gathered.output.plane_len())
+                    .collect()
+            }
+        }
+    }
 }
 
 /// [`weight_gradient`], some images at a time.
 fn of_simd<S: Simd>(
     simd: S,
-    x: &[f32],
+    read: &Read<'_>,
     shape: Shape,
     dy: &[f32],
     output: Shape,
     window: Window,
     dw: &mut [f32],
 ) {
-    let plan = Plan::new::<S>(shape, output, window);
+    let plan = Plan::new::<S>(shape, output, window, read);
     let mut sums = Scratch::new(plan.parts * plan.panels * plan.panel_len::<S>());
-    sums.fill(0.0);
+    let starts = (0..plan.images_of_piece()).map(|image| image * read.image_len());
+    let (starts, segments): (Vec<usize>, _) = (starts.collect(), read.segments());
     for first in (0..shape.batch).step_by(plan.images) {
         let images = plan.images.min(shape.batch - first);
-        let some = shape.with_batch(images);
-        let x = &x[first * shape.with_batch(1).blocked_len()..][..some.blocked_len()];
-        let gradient = output.with_batch(images);
-        let dy = &dy[first * output.with_batch(1).blocked_len()..][..gradient.blocked_len()];
-        let padded = Padded::new(some, Layout::Blocked, window);
         let mut made;
-        let maps = if window == Window::POINTWISE {
-            x
-        } else {
-            made = Scratch::new(padded.len());
-            padded.fill(x, &mut made);
-            &made
+        let maps = match read {
+            Read::Blocked(x, padded) => {
+                let some = shape.with_batch(images);
+                let x = &x[first * shape.with_batch(1).blocked_len()..][..some.blocked_len()];
+                if window == Window::POINTWISE {
+                    x
+                } else {
+                    made = Scratch::new(images * padded.image_len());
+                    Padded::new(some, Layout::Blocked, window).fill(x, &mut made);
+                    &made
+                }
+            }
+            Read::Gathered(gathered) => {
+                made = Scratch::new(images * read.image_len());
+                gathered.fill(simd, first, images, &mut made);
+                &made
+            }
         };
-        let panels = panels::<S>(dy, gradient, plan.panels);
+        let gradient = output.with_batch(images);
         let products = Products {
             simd,
             plan: &plan,
             maps,
-            image_len: padded.image_len(),
-            segments: &padded.segments(),
-            panels: &panels,
+            image_len: read.image_len(),
+            segments: &segments,
+            starts: &starts,
+            dy: &dy[first * output.with_batch(1).blocked_len()..][..gradient.blocked_len()],
             images,
+            is_first: first == 0,
             sums: Shared::new(&mut sums),
         };
         for_each(plan.items(), |item| products.item(item));
@@ -95,22 +145,22 @@ struct Plan {
     images: usize,
     /// Blocks of an item.
     span: usize,
-    /// Parts that their pieces, of [`DENSE_GRADIENT_PIXELS`] pixels at most, are shared out to.
+    /// Parts that the pieces are shared out to.
     parts: usize,
 }
 
 impl Plan {
-    fn new<S: Simd>(shape: Shape, output: Shape, window: Window) -> Self {
+    fn new<S: Simd>(shape: Shape, output: Shape, window: Window, read: &Read<'_>) -> Self {
         let (blocks, panels) = (shape.blocks(), output.channels.div_ceil(S::NR));
-        let maps = Padded::new(shape.with_batch(1), Layout::Blocked, window).len();
-        let pixels = output.height * output.width;
-        let bytes = 4 * (maps + panels * pixels * S::NR);
-        let images = (DENSE_GRADIENT_BYTES / bytes).clamp(1, shape.batch);
-        let pieces = images * pixels.div_ceil(DENSE_GRADIENT_PIXELS);
+        let bytes = 4 * (read.image_len() + output.with_batch(1).blocked_len());
+        let room = match read {
+            Read::Blocked(..) => DENSE_GRADIENT_BYTES,
+            Read::Gathered(_) => GATHERED_BYTES,
+        };
+        let images = (room / bytes).clamp(1, shape.batch);
         let is_enough = |span: &usize| panels * blocks.div_ceil(*span) >= DENSE_GRADIENT_ITEMS;
         let span = (1..=DENSE_GRADIENT_BLOCKS).rev().find(is_enough);
-        let parts = DENSE_GRADIENT_ITEMS.div_ceil(panels * blocks).min(pieces);
-        Self {
+        let mut plan = Self {
             shape,
             output,
             blocks,
@@ -118,8 +168,45 @@ impl Plan {
             taps: window.taps(),
             images,
             span: span.unwrap_or(1),
-            parts,
-        }
+            parts: 1,
+        };
+        plan.parts = DENSE_GRADIENT_ITEMS
+            .div_ceil(panels * blocks)
+            .min(plan.pieces(images));
+        plan
+    }
+
+    /// Pixels of an output.
+    fn pixels(&self) -> usize {
+        self.output.height * self.output.width
+    }
+
+    /// Images of a piece.
+    fn images_of_piece(&self) -> usize {
+        (DENSE_GRADIENT_PIXELS / self.pixels()).max(1)
+    }
+
+    /// Pieces of an image, or of as many as make one.
+    fn pieces_of_image(&self) -> usize {
+        self.pixels().div_ceil(DENSE_GRADIENT_PIXELS)
+    }
+
+    /// Pieces of so many images.
+    fn pieces(&self, images: usize) -> usize {
+        images.div_ceil(self.images_of_piece()) * self.pieces_of_image()
+    }
+
+    /// Which pixels of which of so many images a piece is: of several all, or some of one.
+    fn piece(&self, piece: usize, images: usize) -> (Range<usize>, Range<usize>) {
+        let (of_images, of_pixels) = (
+            piece / self.pieces_of_image(),
+            piece % self.pieces_of_image(),
+        );
+        let cut = |index: usize, some: usize, all: usize| index * some..all.min((index + 1) * some);
+        (
+            cut(of_images, self.images_of_piece(), images),
+            cut(of_pixels, DENSE_GRADIENT_PIXELS, self.pixels()),
+        )
     }
 
     fn spans(&self) -> usize {
@@ -140,53 +227,40 @@ impl Plan {
         (block * self.taps + tap) * LANES * S::NR
     }
 
-    /// Adds up the parts, and writes what there is of the weights of a 1×1 window.
-    fn write_1x1<S: Simd>(&self, simd: S, sums: &[f32], dw: &mut [f32]) {
+    /// Adds up the parts, and writes what there is of the weights.
+    fn write<S: Simd>(&self, simd: S, sums: &[f32], dw: &mut [f32]) {
+        const SQUARE: usize = LANES * LANES;
         let (channels, outputs) = (self.shape.channels, self.output.channels);
         let dw = Shared::new(dw);
         for_each(self.panels * self.blocks, |item| {
             let (panel, block) = (item / self.blocks, item % self.blocks);
-            let mut square = [0.0; LANES * LANES];
-            for vector in 0..S::NR_VECTORS {
-                let first = panel * S::NR + vector * LANES;
-                for part in 0..self.parts {
-                    let place = (part * self.panels + panel) * self.panel_len::<S>();
-                    let place = place + self.place::<S>(block, 0) + vector * LANES;
-                    let rows = &sums[place..][..(LANES - 1) * S::NR + LANES];
-                    simd.vectorize(
-                        #[inline(always)]
-                        || add_transposed(simd, rows, part == 0, &mut square),
-                    );
+            let count = LANES.min(channels - block * LANES);
+            with_own(self.taps * SQUARE, |squares| {
+                for vector in 0..S::NR_VECTORS {
+                    let first = panel * S::NR + vector * LANES;
+                    for (tap, square) in squares.chunks_exact_mut(SQUARE).enumerate() {
+                        for part in 0..self.parts {
+                            let place = (part * self.panels + panel) * self.panel_len::<S>();
+                            let place = place + self.place::<S>(block, tap) + vector * LANES;
+                            let rows = &sums[place..][..(LANES - 1) * S::NR + LANES];
+                            simd.vectorize(
+                                #[inline(always)]
+                                || add_transposed(simd, rows, part == 0, square),
+                            );
+                        }
+                    }
+                    for (output, lane) in (first..outputs).zip(0..LANES) {
+                        let place = (output * channels + block * LANES) * self.taps;
+                        // SAFETY: an item writes the weights of its own outputs and inputs.
+                        let dw = unsafe { dw.slice(place, count * self.taps) };
+                        for (tap, square) in squares.chunks_exact(SQUARE).enumerate() {
+                            let row = &square[lane * LANES..][..count];
+                            let weights = dw[tap..].iter_mut().step_by(self.taps);
+                            weights.zip(row).for_each(|(dw, sum)| *dw = *sum);
+                        }
+                    }
                 }
-                let count = LANES.min(channels - block * LANES);
-                for (output, row) in (first..outputs).zip(square.chunks_exact(LANES)) {
-                    // SAFETY: an item writes the weights of its own outputs and inputs.
-                    let dw = unsafe { dw.slice(output * channels + block * LANES, count) };
-                    dw.copy_from_slice(&row[..count]);
-                }
-            }
-        });
-    }
-
-    /// Adds up the parts, and writes what there is of the weights.
-    fn write<S: Simd>(&self, simd: S, sums: &[f32], dw: &mut [f32]) {
-        if self.taps == 1 {
-            self.write_1x1(simd, sums, dw);
-            return;
-        }
-        let row = self.shape.channels * self.taps;
-        let dw = Shared::new(dw);
-        for_each(self.output.channels, |output| {
-            // SAFETY: an item writes the weights of its own output.
-            let dw = unsafe { dw.slice(output * row, row) };
-            let (panel, column) = (output / S::NR, output % S::NR);
-            for (weight, dw) in dw.iter_mut().enumerate() {
-                let (input, tap) = (weight / self.taps, weight % self.taps);
-                let place = self.place::<S>(input / LANES, tap) + input % LANES * S::NR + column;
-                let part =
-                    |part| sums[(part * self.panels + panel) * self.panel_len::<S>() + place];
-                *dw = (0..self.parts).map(part).sum();
-            }
+            });
         });
     }
 }
@@ -206,43 +280,21 @@ fn add_transposed<S: Simd>(simd: S, rows: &[f32], is_first: bool, square: &mut [
     }
 }
 
-/// Blocked maps as panels: (panel, image, pixel, output within the panel), padded with zeros.
-fn panels<S: Simd>(dy: &[f32], shape: Shape, panels: usize) -> Scratch {
-    let pixels = shape.height * shape.width;
-    let mut packed = Scratch::new(panels * shape.batch * pixels * S::NR);
-    let shared = Shared::new(&mut packed);
-    for_each(panels * shape.batch, |item| {
-        let (panel, image) = (item / shape.batch, item % shape.batch);
-        // SAFETY: an item writes its own panel and image.
-        let to = unsafe { shared.slice(item * pixels * S::NR, pixels * S::NR) };
-        for vector in 0..S::NR_VECTORS {
-            let block = panel * S::NR_VECTORS + vector;
-            let rows = to.chunks_exact_mut(S::NR);
-            let rows = rows.map(|row| &mut row[vector * LANES..][..LANES]);
-            if block >= shape.blocks() {
-                rows.for_each(|row| row.fill(0.0));
-                continue;
-            }
-            let plane = (image * shape.blocks() + block) * shape.plane_len();
-            let from = dy[plane..][..shape.plane_len()].chunks_exact(LANES);
-            rows.zip(from)
-                .for_each(|(to, from)| to.copy_from_slice(from));
-        }
-    });
-    packed
-}
-
 /// The operands of the products of some images.
 struct Products<'a, S> {
     simd: S,
     plan: &'a Plan,
-    /// As [`Padded`] has them.
+    /// What is read, `image_len` floats an image.
     maps: &'a [f32],
     image_len: usize,
+    /// Where each tap's blocks begin.
     segments: &'a [usize],
-    /// From [`panels`].
-    panels: &'a [f32],
+    dy: &'a [f32],
+    /// Where each image of a piece begins in the maps, from the first.
+    starts: &'a [usize],
     images: usize,
+    /// Whether nothing has been added up yet.
+    is_first: bool,
     sums: Shared<'a>,
 }
 
@@ -260,20 +312,25 @@ impl<S: Simd> Products<'_, S> {
         );
         // SAFETY: an item writes the sums of its own part, panel and blocks.
         let sums = unsafe { self.sums.slice(of_part * len + first, end - first) };
-        let pixels = plan.output.height * plan.output.width;
-        let pieces = pixels.div_ceil(DENSE_GRADIENT_PIXELS);
         self.simd.vectorize(
             #[inline(always)]
             || {
-                for piece in part(&(0..self.images * pieces), index, plan.parts) {
-                    let (image, first) = (piece / pieces, piece % pieces * DENSE_GRADIENT_PIXELS);
-                    let count = DENSE_GRADIENT_PIXELS.min(pixels - first);
-                    let b = ((panel * self.images + image) * pixels + first) * S::NR;
-                    let b = &self.panels[b..][..count * S::NR];
+                let pieces = part(&(0..plan.pieces(self.images)), index, plan.parts);
+                for piece in pieces.clone() {
+                    let (images, pixels) = plan.piece(piece, self.images);
+                    let accumulate = !self.is_first || piece > pieces.start;
                     let mut sums = sums.chunks_exact_mut(LANES * S::NR);
                     for block in blocks.clone() {
                         for (tap, sums) in sums.by_ref().take(plan.taps).enumerate() {
-                            self.product(image, block, tap, first, b, sums);
+                            let segment = self.segments[tap * plan.blocks + block];
+                            let m = LANES.min(plan.shape.channels - block * LANES);
+                            let added = Added {
+                                c: sums.as_mut_ptr(),
+                                accumulate,
+                            };
+                            assert_eq!(sums.len(), LANES * S::NR);
+                            // SAFETY: the sums are sixteen panel rows, which nobody else has.
+                            unsafe { self.product(&images, &pixels, segment, m, panel, added) };
                         }
                     }
                 }
@@ -281,38 +338,56 @@ impl<S: Simd> Products<'_, S> {
         );
     }
 
-    /// Adds the product of some pixels from `first` on, whose panel is `b`.
+    /// Adds the product of some images' pixels, of `m` channels that begin at `segment`, with a panel of outputs.
+    ///
+    /// # Safety
+    /// The sums are sixteen panel rows, the caller's alone.
     #[inline(always)]
-    fn product(
+    unsafe fn product(
         &self,
-        image: usize,
-        block: usize,
-        tap: usize,
-        first: usize,
-        b: &[f32],
-        sums: &mut [f32],
+        images: &Range<usize>,
+        pixels: &Range<usize>,
+        segment: usize,
+        m: usize,
+        panel: usize,
+        added: Added,
     ) {
-        let segment = self.segments[tap * self.plan.blocks + block];
-        let pixels = b.len() / S::NR;
-        let a = &self.maps[image * self.image_len + segment + first * LANES..][..pixels * LANES];
-        assert_eq!(sums.len(), LANES * S::NR);
+        let (count, last) = (pixels.len(), images.len() - 1);
+        let output = self.plan.output;
+        let block = panel * S::NR_VECTORS;
+        let vectors = S::NR_VECTORS.min(output.blocks() - block);
+        let of_images = output.blocks() * output.plane_len();
+        let a = images.start * self.image_len + segment + pixels.start * LANES;
+        let a = &self.maps[a..][..last * self.image_len + count * LANES];
+        let b = images.start * of_images + block * output.plane_len() + pixels.start * LANES;
+        let b =
+            &self.dy[b..][..last * of_images + (vectors - 1) * output.plane_len() + count * LANES];
         let kernel = Microkernel::<1, LANES> {
-            vectors: S::NR_VECTORS,
-            m: LANES.min(self.plan.shape.channels - block * LANES),
-            segments: &[0],
-            segment_k: pixels,
-            last_k: pixels,
+            vectors,
+            m,
+            segments: &self.starts[..images.len()],
+            segment_k: count,
+            last_k: count,
         };
-        let added = Added(sums.as_mut_ptr());
-        // SAFETY: A has sixteen channels and B a panel row for each pixel, as was checked just now; the sums are
-        // sixteen panel rows, which nobody else has.
-        unsafe { kernel.run(self.simd, a.as_ptr(), b.as_ptr(), added) };
+        let b = Pixels {
+            first: b.as_ptr(),
+            plane_len: output.plane_len(),
+            image_len: of_images,
+        };
+        // SAFETY: A has sixteen channels and B so many vectors for each of the images' pixels, as was checked just now;
+        // of the sums the caller says so.
+        unsafe { kernel.run(self.simd, a.as_ptr(), b, added) };
     }
 }
 
-/// C, to which a product is added at its end. Valid for reading and writing a panel row for each of the product's.
+/// C, to which a product is added at its end.
 #[derive(Clone, Copy)]
-struct Added(*mut f32);
+struct Added {
+    /// Valid for reading and writing a panel row for each of the product's.
+    c: *mut f32,
+    /// Whether C holds something to add to.
+    accumulate: bool,
+}
 
 impl<S: Simd> Output<S> for Added {
     #[inline(always)]
@@ -324,8 +399,13 @@ impl<S: Simd> Output<S> for Added {
     unsafe fn end(self, simd: S, row: usize, vector: usize, sum: S::V) {
         // SAFETY: C has this vector of this row.
         unsafe {
-            let c = self.0.add(row * S::NR + vector * LANES);
-            simd.store(c, simd.add(simd.load(c), sum));
+            let c = self.c.add(row * S::NR + vector * LANES);
+            let sum = if self.accumulate {
+                simd.add(simd.load(c), sum)
+            } else {
+                sum
+            };
+            simd.store(c, sum);
         }
     }
 }

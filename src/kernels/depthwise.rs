@@ -18,8 +18,14 @@ use super::simd::{LANES, Simd};
 use super::strip::{self, Strip};
 use super::window::{Line, Window};
 
-/// Weights (C, 1, k, k) packed for [`convolve`] and [`input_gradient`]: (block, tap, channel), padded with zeros.
-pub(super) fn pack(weights: &[f32], channels: usize, kernel: usize) -> Scratch {
+/// Weights (C, 1, k, k), times a scale (C) if there is one, packed for [`convolve`] and [`input_gradient`]: (block, tap,
+/// channel), padded with zeros.
+pub(super) fn pack(
+    weights: &[f32],
+    scale: Option<&[f32]>,
+    channels: usize,
+    kernel: usize,
+) -> Scratch {
     let taps = kernel * kernel;
     assert_eq!(weights.len(), channels * taps);
     let mut packed = Scratch::new(channels.next_multiple_of(LANES) * taps);
@@ -27,7 +33,7 @@ pub(super) fn pack(weights: &[f32], channels: usize, kernel: usize) -> Scratch {
     for (channel, weights) in weights.chunks_exact(taps.max(1)).enumerate() {
         let packed = &mut packed[channel / LANES * taps * LANES + channel % LANES..];
         for (packed, weight) in packed.iter_mut().step_by(LANES).zip(weights) {
-            *packed = *weight;
+            *packed = weight * scale.map_or(1.0, |scale| scale[channel]);
         }
     }
     packed

@@ -107,24 +107,8 @@ fn pass<S: Simd>(simd: S, gate: Gate<'_>, gradient: &mut [f32]) {
     }
 }
 
-/// y = x · scale, for rows that are as many as there are scales.
-pub(super) fn scale_rows(isa: Isa, x: &[f32], scale: &[f32], y: &mut [f32]) {
-    let row = x.len() / scale.len().max(1);
-    assert_eq!((row * scale.len(), y.len()), (x.len(), x.len()));
-    for_each_chunk(y, whole_rows(row), |start, y| {
-        let rows = y.chunks_mut(row).zip(x[start..].chunks(row));
-        for ((y, x), scale) in rows.zip(&scale[start / row..]) {
-            with_simd!(isa, simd => simd.vectorize(
-                #[inline(always)]
-                || for (y, x) in y.iter_mut().zip(x) {
-                    *y = x * scale;
-                },
-            ));
-        }
-    });
-}
-
-/// The gradients of [`scale_rows`]: `gradient`, of what it made, becomes that of `x`; returned is that of the scales.
+/// The gradients of x · scale, for rows of `x` that are as many as there are scales: `gradient`, of the product, becomes
+/// that of `x`; returned is that of the scales.
 pub(super) fn scale_rows_gradients(
     isa: Isa,
     x: &[f32],

@@ -9,11 +9,11 @@ use super::simd::{LANES, MAX_MR, MAX_NR_VECTORS, Simd};
 /// [`Output`]. Of the panel's vectors, those from `vectors` on are left out.
 ///
 /// A is read one number at a time: `ROW` floats from row to row, and along k in segments of `segment_k` numbers that
-/// are `K` floats apart, each segment at its own offset. B is read one panel row at a time, straight on from segment to
-/// segment. Each number of the product is one chain of multiply-adds in the order of k, whatever the blocking: results
-/// do not depend on it.
+/// are `K` floats apart, each segment at its own offset. B is read one panel row at a time. Each number of the product is
+/// one chain of multiply-adds in the order of k, whatever the blocking: results do not depend on it.
 ///
-/// Meanwhile as many floats as B has are brought into the cache from behind it: most likely the next call's.
+/// Where A's rows are whole vectors apart, as many floats as B has are brought into the cache meanwhile from behind it:
+/// most likely the next call's.
 #[derive(Clone, Copy)]
 pub(super) struct Microkernel<'a, const ROW: usize, const K: usize> {
     pub(super) m: usize,
@@ -22,6 +22,61 @@ pub(super) struct Microkernel<'a, const ROW: usize, const K: usize> {
     pub(super) segment_k: usize,
     /// Numbers of the last segment that count; as many panel rows of B are read of it.
     pub(super) last_k: usize,
+}
+
+/// B, as its panel rows lie in memory. A pointer is one: packed, [`Simd::NR`] floats a row, straight on from segment to
+/// segment.
+pub(super) trait PanelRows<S: Simd>: Copy {
+    /// Where the first row of a segment begins, of segments of `segment_k` rows.
+    fn segment(self, index: usize, segment_k: usize) -> *const f32;
+    /// Floats from a row to the next.
+    fn row(self) -> usize;
+    /// Floats from a vector of a row to the next.
+    fn vector(self) -> usize;
+}
+
+impl<S: Simd> PanelRows<S> for *const f32 {
+    #[inline(always)]
+    fn segment(self, index: usize, segment_k: usize) -> *const f32 {
+        self.wrapping_add(index * segment_k * S::NR)
+    }
+
+    #[inline(always)]
+    fn row(self) -> usize {
+        S::NR
+    }
+
+    #[inline(always)]
+    fn vector(self) -> usize {
+        LANES
+    }
+}
+
+/// Panel rows of blocked maps: pixels for rows, blocks for vectors, images for segments.
+#[derive(Clone, Copy)]
+pub(super) struct Pixels {
+    pub(super) first: *const f32,
+    /// Floats from a block to the next.
+    pub(super) plane_len: usize,
+    /// Floats from an image to the next.
+    pub(super) image_len: usize,
+}
+
+impl<S: Simd> PanelRows<S> for Pixels {
+    #[inline(always)]
+    fn segment(self, index: usize, _: usize) -> *const f32 {
+        self.first.wrapping_add(index * self.image_len)
+    }
+
+    #[inline(always)]
+    fn row(self) -> usize {
+        LANES
+    }
+
+    #[inline(always)]
+    fn vector(self) -> usize {
+        self.plane_len
+    }
 }
 
 /// Where a product goes, a vector at a time.
@@ -64,6 +119,10 @@ impl<S: Simd> Output<S> for InMemory {
     }
 }
 
+/// How many k before it is read A is brought into the cache, where each is a line of its own: in pages, at whose ends
+/// the processor stops looking ahead.
+const AHEAD: usize = 16;
+
 /// One of several register blocks, between which the prefetching is shared out.
 #[derive(Clone, Copy)]
 struct Share {
@@ -82,14 +141,14 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
     /// Computes the product.
     ///
     /// # Safety
-    /// `a` is valid for reading every (row, k), `b` a panel row of `S::NR` floats for every k, and `output` for `m`
-    /// rows; it overlaps neither A nor B.
+    /// `a` is valid for reading every (row, k), `b` the `vectors` of a panel row for every k, and `output` for `m` rows;
+    /// it overlaps neither A nor B.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(
         &self,
         simd: S,
         a: *const f32,
-        b: *const f32,
+        b: impl PanelRows<S>,
         output: impl Output<S>,
     ) {
         const { assert!(S::MR <= MAX_MR && S::NR_VECTORS <= MAX_NR_VECTORS) };
@@ -122,7 +181,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
         rows: Range<usize>,
         share: Share,
         a: *const f32,
-        b: *const f32,
+        b: impl PanelRows<S>,
         output: impl Output<S>,
     ) {
         let row = rows.start;
@@ -167,7 +226,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
         row: usize,
         share: Share,
         a: *const f32,
-        b: *const f32,
+        b: impl PanelRows<S>,
         output: impl Output<S>,
     ) {
         // A block larger than the registers hold is never asked for; this keeps it from being compiled.
@@ -181,17 +240,20 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
                 *sum = unsafe { output.begin(simd, row + r, v) };
             }
         }
-        let mut b = b;
         for (index, segment) in self.segments.iter().enumerate() {
             let is_last = index + 1 == self.segments.len();
             let count = if is_last { self.last_k } else { self.segment_k };
             // SAFETY: the segment begins within A; it has K floats for each k, at the last of which `a` is not read
             // again.
             let mut a = unsafe { a.add(*segment) };
-            let behind = b.wrapping_add(self.segments.len() * self.segment_k * S::NR);
+            let mut row = b.segment(index, self.segment_k);
+            let behind = b.segment(self.segments.len() + index, self.segment_k);
             let next_rows = a.wrapping_add(R * LANES);
             let fetched = share.of(count);
             for k in 0..count {
+                if K == LANES {
+                    simd.prefetch(a.wrapping_add(AHEAD * LANES));
+                }
                 if ROW == LANES {
                     simd.prefetch(next_rows.wrapping_add(k * LANES));
                     if fetched.contains(&k) {
@@ -201,7 +263,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
                 let mut weights = [simd.splat(0.0); V];
                 for (v, weight) in weights.iter_mut().enumerate() {
                     // SAFETY: vector v < V of B's panel row for this k.
-                    *weight = unsafe { simd.load(b.add(v * LANES)) };
+                    *weight = unsafe { simd.load(row.add(v * b.vector())) };
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: row r < R of A at this k.
@@ -211,7 +273,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
                     }
                 }
                 a = a.wrapping_add(K);
-                b = b.wrapping_add(S::NR);
+                row = row.wrapping_add(b.row());
             }
         }
         // Spelt out: in a loop that the compiler finds too long to spell out, the sums are not registers.

@@ -28,9 +28,6 @@ pub(super) enum Method {
     DirectPlanar,
 }
 
-/// Up to so many channels, planar maps are read as they are: blocks would be half empty.
-const MOST_PLANAR_CHANNELS: usize = LANES / 2;
-
 impl Method {
     /// The method for maps that lie like `x`, of this shape. It may differ from `x`'s in the number of images.
     pub(super) fn choose(
@@ -40,7 +37,7 @@ impl Method {
         out_channels: usize,
     ) -> Self {
         match x {
-            FeatureMaps::Planar(_) if shape.channels <= MOST_PLANAR_CHANNELS => Self::DirectPlanar,
+            FeatureMaps::Planar(_) if shape.is_narrow() => Self::DirectPlanar,
             _ if window == Window::SAME_3X3 => Self::cheapest(shape, out_channels),
             _ => Self::Direct,
         }

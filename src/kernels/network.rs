@@ -16,7 +16,7 @@ use super::node::{Conv, Node, Operation, Value};
 use super::plan::{Fused, plan};
 use super::pool::{self, Pooling};
 use super::scratch::Scratch;
-use super::shape::{FeatureMaps, Shape};
+use super::shape::{Blocked, FeatureMaps, Shape};
 use super::squeeze::{self, Gates};
 use super::team::lead;
 use super::weights::Weights;
@@ -357,7 +357,12 @@ impl<'a> Network<'a> {
                 Method::Direct.pack(self.isa, &weights(expansion, shape.channels))
             }),
             self.packed_for(depthwise, Packing::Depthwise, || {
-                depthwise::pack(depthwise.weights, channels, depthwise.window.kernel)
+                depthwise::pack(
+                    depthwise.weights,
+                    depthwise.scale,
+                    channels,
+                    depthwise.window.kernel,
+                )
             }),
         ];
         let half = |which: usize| Half {
@@ -443,7 +448,7 @@ impl<'a> Network<'a> {
         y: &mut [f32],
     ) {
         let (isa, window) = (self.isa, conv.window);
-        let pack = || depthwise::pack(conv.weights, shape.channels, window.kernel);
+        let pack = || depthwise::pack(conv.weights, conv.scale, shape.channels, window.kernel);
         let packed = self.packed_for(conv, Packing::Depthwise, pack);
         let x = Blocked::of(x, shape);
         depthwise::convolve(isa, x.maps(), shape, &packed, window, epilogue, y);
@@ -457,28 +462,7 @@ fn weights<'w>(conv: &Conv<&'w [f32]>, in_channels: usize) -> Weights<'w> {
         out_channels: conv.bias.len(),
         in_channels,
         size: conv.window.kernel,
+        scale: conv.scale,
         transposed: false,
-    }
-}
-
-/// Maps in the kernels' layout, made if they were not.
-pub(super) enum Blocked<'a> {
-    Borrowed(&'a [f32]),
-    Made(Scratch),
-}
-
-impl<'a> Blocked<'a> {
-    pub(super) fn of(x: FeatureMaps<'a>, shape: Shape) -> Self {
-        match x {
-            FeatureMaps::Blocked(maps) => Self::Borrowed(maps),
-            FeatureMaps::Planar(maps) => Self::Made(shape.blocked(maps)),
-        }
-    }
-
-    pub(super) fn maps(&self) -> &[f32] {
-        match self {
-            Self::Borrowed(maps) => maps,
-            Self::Made(maps) => maps,
-        }
     }
 }

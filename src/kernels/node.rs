@@ -13,6 +13,8 @@ pub(crate) type Value = usize;
 pub(crate) struct Conv<W> {
     /// (out, in / groups, size, size)
     pub(crate) weights: W,
+    /// What the weights of each output are multiplied by, (out): what a batch norm leaves to be done.
+    pub(crate) scale: Option<W>,
     /// (out)
     pub(crate) bias: W,
     pub(crate) window: Window,
@@ -55,12 +57,13 @@ pub(crate) struct Node<W> {
 }
 
 impl<W> Node<W> {
-    /// The same with what `with` makes of each weight and bias, one after the other.
+    /// The same with what `with` makes of each weight, bias and scale, in this order.
     pub(super) fn map<'w, V>(&'w self, mut with: impl FnMut(&'w W) -> V) -> Node<V> {
         let operation = match &self.operation {
             Operation::Conv(conv) => Operation::Conv(Conv {
                 weights: with(&conv.weights),
                 bias: with(&conv.bias),
+                scale: conv.scale.as_ref().map(&mut with),
                 window: conv.window,
                 depthwise: conv.depthwise,
                 residual: conv.residual,

@@ -152,8 +152,20 @@ impl Padded {
         // A number of floats that the compiler knows is a move, any other a call.
         match self.layout {
             Layout::Blocked => every::<LANES>(source, stride, target),
+            Layout::Planar if stride == 2 => every_second(source, target),
             Layout::Planar => every::<1>(source, stride, target),
         }
+    }
+}
+
+/// Copies every second float: by pairs, which the compiler makes vectors of.
+fn every_second(source: &[f32], target: &mut [f32]) {
+    let (pairs, rest) = source.as_chunks::<2>();
+    for (target, [value, _]) in target.iter_mut().zip(pairs) {
+        *target = *value;
+    }
+    if let (Some(target), Some(value)) = (target.get_mut(pairs.len()), rest.first()) {
+        *target = *value;
     }
 }
 

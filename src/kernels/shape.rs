@@ -22,7 +22,34 @@ pub(super) enum FeatureMaps<'a> {
     Blocked(&'a [f32]),
 }
 
+/// Maps in the kernels' layout, made if they were not.
+pub(super) enum Blocked<'a> {
+    Borrowed(&'a [f32]),
+    Made(Scratch),
+}
+
+impl<'a> Blocked<'a> {
+    pub(super) fn of(x: FeatureMaps<'a>, shape: Shape) -> Self {
+        match x {
+            FeatureMaps::Blocked(maps) => Self::Borrowed(maps),
+            FeatureMaps::Planar(maps) => Self::Made(shape.blocked(maps)),
+        }
+    }
+
+    pub(super) fn maps(&self) -> &[f32] {
+        match self {
+            Self::Borrowed(maps) => maps,
+            Self::Made(maps) => maps,
+        }
+    }
+}
+
 impl Shape {
+    /// Whether blocks would be half empty at least: planar maps are then read as they are.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.channels <= LANES / 2
+    }
+
     /// The dimensions of a tensor that holds such maps, (N, C, H, W).
     pub(crate) fn dims(&self) -> [usize; 4] {
         [self.batch, self.channels, self.height, self.width]

@@ -111,6 +111,7 @@ fn convolve(
         out_channels: bias.len(),
         in_channels: shape.channels,
         size: 3,
+        scale: None,
         transposed: false,
     };
     let mut blocked = vec![f32::NAN; shape.blocked_len()];
@@ -338,6 +339,7 @@ fn sixteen_layers_stay_close_with_any_batchs_methods() {
             residual: None,
             activation: activation(layer.relu),
             pool: layer.pool,
+            scale: None,
             kept_as: None,
         }),
     });

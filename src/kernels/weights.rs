@@ -13,6 +13,8 @@ pub(super) struct Weights<'a> {
     pub(super) in_channels: usize,
     /// Height and width of the window.
     pub(super) size: usize,
+    /// What the weights of each of `out_channels` are multiplied by.
+    pub(super) scale: Option<&'a [f32]>,
     pub(super) transposed: bool,
 }
 
@@ -36,7 +38,8 @@ impl Weights<'_> {
     pub(super) fn value(&self, output: usize, input: usize, tap: usize) -> f32 {
         let taps = self.size * self.size;
         let tap = if self.transposed { taps - 1 - tap } else { tap };
-        self.values[self.place(output, input) + tap]
+        let out = if self.transposed { input } else { output };
+        self.values[self.place(output, input) + tap] * self.scale.map_or(1.0, |scale| scale[out])
     }
 
     /// Where the weights from an input to an output begin.
@@ -47,6 +50,32 @@ impl Weights<'_> {
             (output, input)
         };
         (output * self.in_channels + input) * self.size * self.size
+    }
+
+    /// Multiplies what was read from sixteen inputs to sixteen outputs by their scales: so many panel rows an input.
+    #[inline(always)]
+    fn scale_read<S: Simd>(&self, output: usize, input: usize, taps: usize, rows: &mut [f32]) {
+        let Some(scale) = self.scale else { return };
+        let scale = scale
+            .iter()
+            .skip(if self.transposed { input } else { output });
+        let mut scales = [0.0; LANES];
+        scales
+            .iter_mut()
+            .zip(scale)
+            .for_each(|(to, from)| *to = *from);
+        for (rows, of_input) in rows.chunks_mut(taps * S::NR).zip(scales) {
+            let scales = if self.transposed {
+                [of_input; LANES]
+            } else {
+                scales
+            };
+            for row in rows.chunks_mut(S::NR) {
+                row.iter_mut()
+                    .zip(scales)
+                    .for_each(|(weight, scale)| *weight *= scale);
+            }
+        }
     }
 
     /// Reads, of a 1×1 window, the weights from sixteen inputs to sixteen outputs: a panel row for each input, 0 past
@@ -71,6 +100,7 @@ impl Weights<'_> {
             // SAFETY: sixteen numbers of each of sixteen rows, and as many panel rows, are there, as was checked just
             // now.
             unsafe { simd.transpose(from, (rows.as_mut_ptr(), S::NR as isize)) };
+            self.scale_read::<S>(output, input, 1, rows);
             return;
         }
         for (index, row) in rows.chunks_mut(S::NR).enumerate() {
@@ -88,6 +118,7 @@ impl Weights<'_> {
                 };
             }
         }
+        self.scale_read::<S>(output, input, 1, rows);
     }
 
     /// Reads, of a 3×3 window, the nine weights from each of a block's sixteen inputs to one panel of outputs: (input,
@@ -111,6 +142,7 @@ impl Weights<'_> {
             } else {
                 self.read_edge::<S>(output, input, taps);
             }
+            self.scale_read::<S>(output, input, 9, taps);
         }
     }
 

@@ -7,6 +7,6 @@ mod run;
 mod values;
 
 pub(crate) use backward::{backward, listening};
-pub(crate) use nodes::{Operand, with_numbers};
+pub(crate) use nodes::with_numbers;
 pub(crate) use op::{Input, run_with_graph};
 pub(crate) use values::values;

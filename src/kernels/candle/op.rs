@@ -8,7 +8,7 @@
 //! ```text
 //! zeros ─► ParameterOp ─► ParameterOp ─► … ─► NetworkOp ─► maps
 //!               ▲              ▲                  ▲
-//!       weight (and scale)    bias              input
+//!           weight           bias               input
 //! ```
 //!
 //! Going back, candle reaches the run first, which computes all gradients; each link of the chain then hands out its
@@ -16,15 +16,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Tensor,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Tensor};
 
 use super::super::isa::Isa;
 use super::super::node::Node;
 use super::super::shape::{FeatureMaps, Shape};
 use super::backward::divert;
-use super::nodes::Operand;
 use super::run::{Place, Run};
 use super::values::values;
 
@@ -43,7 +40,7 @@ pub(crate) enum Input {
 /// If there is no node, a planar input has another shape, or a tensor is not of f32 on the CPU.
 pub(crate) fn run_with_graph(
     isa: Isa,
-    nodes: &[Node<Operand>],
+    nodes: &[Node<Tensor>],
     input: Input,
     shape: Shape,
 ) -> Result<Tensor> {
@@ -53,15 +50,12 @@ pub(crate) fn run_with_graph(
     let input_wanted = matches!(&input, Input::Planar(planar) if planar.track_op());
     let run = Arc::new(Run::new(isa, nodes, shape, input_wanted));
     let mut token = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-    for (place, operand) in run.open() {
+    for (place, parameter) in run.open() {
         let link = ParameterOp {
             run: run.clone(),
             place,
         };
-        token = match operand {
-            Operand::Tensor(tensor) => tensor.apply_op2(&token, link)?,
-            Operand::Scaled { weight, scale } => weight.apply_op3(&scale, &token, link)?,
-        };
+        token = parameter.apply_op2(&token, link)?;
     }
     match input {
         Input::Planar(planar) if planar.dims() != shape.dims() => {
@@ -134,24 +128,10 @@ impl CustomOp2 for NetworkOp {
     }
 }
 
-/// A weight or bias in the chain.
+/// A weight, bias or scale in the chain.
 struct ParameterOp {
     run: Arc<Run>,
     place: Place,
-}
-
-/// What a link makes.
-fn token() -> (CpuStorage, candle_core::Shape) {
-    (CpuStorage::F32(vec![0.0]), 1.into())
-}
-
-impl ParameterOp {
-    /// The gradients of the tensor and its scale, unless they go around candle.
-    fn gradients(&self, tensor: &Tensor) -> (Option<Tensor>, Option<Tensor>) {
-        let (gradient, of_scale) = self.run.take_gradients(self.place);
-        let gradient = gradient.and_then(|gradient| divert(tensor, gradient));
-        (gradient, of_scale)
-    }
 }
 
 impl CustomOp2 for ParameterOp {
@@ -159,6 +139,7 @@ impl CustomOp2 for ParameterOp {
         "convolution-parameter"
     }
 
+    /// Makes the next token.
     fn cpu_fwd(
         &self,
         _: &CpuStorage,
@@ -166,47 +147,19 @@ impl CustomOp2 for ParameterOp {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, candle_core::Shape)> {
-        Ok(token())
+        Ok((CpuStorage::F32(vec![0.0]), 1.into()))
     }
 
+    /// Hands out the parameter's gradient, unless it goes around candle.
     fn bwd(
         &self,
-        tensor: &Tensor,
+        parameter: &Tensor,
         token: &Tensor,
         _: &Tensor,
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (gradient, _) = self.gradients(tensor);
+        let gradient = self.run.take_gradient(self.place);
+        let gradient = gradient.and_then(|gradient| divert(parameter, gradient));
         Ok((gradient, Some(token.zeros_like()?)))
-    }
-}
-
-impl CustomOp3 for ParameterOp {
-    fn name(&self) -> &'static str {
-        "convolution-weight"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, candle_core::Shape)> {
-        Ok(token())
-    }
-
-    fn bwd(
-        &self,
-        weight: &Tensor,
-        _: &Tensor,
-        token: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (gradient, of_scale) = self.gradients(weight);
-        Ok((gradient, of_scale, Some(token.zeros_like()?)))
     }
 }

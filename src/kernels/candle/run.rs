@@ -14,29 +14,25 @@ use super::super::convolution_gradient::{Joined, input_gradient, parameter_gradi
 use super::super::elementwise::{activation_gradient, add, scale_rows_gradients};
 use super::super::epilogue::Gate;
 use super::super::isa::Isa;
-use super::super::network::{Blocked, Network, PackedWeights};
+use super::super::network::{Network, PackedWeights};
 use super::super::node::{Conv, Node, Operation, Value};
 use super::super::pool::{Pooling, max_pool_gradient, pool_gradient};
 use super::super::scratch::Scratch;
-use super::super::shape::{FeatureMaps, Shape};
+use super::super::shape::{Blocked, FeatureMaps, Shape};
 use super::super::squeeze::{self, DenseGradient, Gates};
 use super::super::steps::steps;
 use super::super::team::lead;
 use super::super::window::Window;
 use super::backward::{Listener, fill, gradient_like, listener};
-use super::nodes::{Operand, parameters, with_numbers};
-use super::values::values;
+use super::nodes::{parameters, with_numbers};
 
-/// The gradient of a weight or bias, and that of its scale if it has one.
-type Gradients = (Option<Tensor>, Option<Tensor>);
-
-/// Which weight or bias: the node, and which of its own.
+/// Which weight, bias or scale: the node, and which of its own.
 pub(super) type Place = (usize, usize);
 
 pub(super) struct Run {
     isa: Isa,
     /// Every node is one step.
-    nodes: Vec<Node<Operand>>,
+    nodes: Vec<Node<Tensor>>,
     /// Of what goes in.
     shape: Shape,
     /// The values whose gradient is needed.
@@ -44,7 +40,7 @@ pub(super) struct Run {
     /// From the forward pass on.
     kept: Mutex<Option<Arc<Kept>>>,
     /// From the backward pass until the links of the chain hand them out.
-    gradients: Mutex<HashMap<Place, Gradients>>,
+    gradients: Mutex<HashMap<Place, Tensor>>,
 }
 
 /// What the way back reads.
@@ -59,14 +55,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether a node's parameters take a gradient.
-fn is_open(node: &Node<Operand>) -> bool {
-    let mut operands = parameters(node).into_iter().flatten();
-    operands.any(Operand::is_open)
+fn is_open(node: &Node<Tensor>) -> bool {
+    parameters(node).into_iter().any(Tensor::track_op)
 }
 
 impl Run {
     /// A run of nodes over maps of this shape, whose gradient is needed or not.
-    pub(super) fn new(isa: Isa, nodes: &[Node<Operand>], shape: Shape, input_wanted: bool) -> Self {
+    pub(super) fn new(isa: Isa, nodes: &[Node<Tensor>], shape: Shape, input_wanted: bool) -> Self {
         let nodes = steps(nodes);
         let mut wanted = vec![input_wanted];
         for node in &nodes {
@@ -82,33 +77,28 @@ impl Run {
         }
     }
 
-    /// The weights and biases of nodes of which one takes a gradient.
-    pub(super) fn open(&self) -> Vec<(Place, Operand)> {
+    /// The weights, biases and scales of nodes of which one takes a gradient.
+    pub(super) fn open(&self) -> Vec<(Place, Tensor)> {
         let nodes = self.nodes.iter().enumerate();
         let open = nodes.filter(|(_, node)| is_open(node));
-        let operands = open.flat_map(|(index, node)| {
-            let operands = parameters(node).into_iter().flatten().enumerate();
-            operands.map(move |(which, operand)| ((index, which), operand.clone()))
+        let parameters = open.flat_map(|(index, node)| {
+            let parameters = parameters(node).into_iter().enumerate();
+            parameters.map(move |(which, parameter)| ((index, which), parameter.clone()))
         });
-        operands.collect()
+        parameters.collect()
     }
 
-    /// The gradients of a weight or bias, once.
-    pub(super) fn take_gradients(&self, place: Place) -> Gradients {
-        lock(&self.gradients).remove(&place).unwrap_or_default()
+    /// The gradient of a weight, bias or scale, once.
+    pub(super) fn take_gradient(&self, place: Place) -> Option<Tensor> {
+        lock(&self.gradients).remove(&place)
     }
 
     /// Tensors for the gradients of all open weights, biases and scales, to be written over. They are those that this
     /// thread may use again, so it must ask for them itself.
-    fn unwritten_gradients(&self) -> Result<HashMap<Place, Gradients>> {
-        let open = self.open().into_iter().map(|(place, operand)| {
-            let scale = match &operand {
-                Operand::Scaled { scale, .. } => Some(gradient_like(scale)?),
-                Operand::Tensor(_) => None,
-            };
-            Ok((place, (Some(gradient_like(operand.tensor())?), scale)))
-        });
-        open.collect()
+    fn unwritten_gradients(&self) -> Result<HashMap<Place, Tensor>> {
+        let open = self.open().into_iter();
+        open.map(|(place, parameter)| Ok((place, gradient_like(&parameter)?)))
+            .collect()
     }
 
     /// Runs the nodes; the result is a planar tensor's.
@@ -116,11 +106,7 @@ impl Run {
         &self,
         input: FeatureMaps<'_>,
     ) -> Result<(CpuStorage, candle_core::Shape)> {
-        lead(|| {
-            with_numbers(self.isa, &self.nodes, |nodes| {
-                self.forward_here(nodes, input)
-            })
-        })
+        lead(|| with_numbers(&self.nodes, |nodes| self.forward_here(nodes, input)))
     }
 
     fn forward_here(
@@ -190,7 +176,7 @@ impl Run {
         // Threads of the pool do not know it.
         let listener = listener();
         lead(|| {
-            with_numbers(self.isa, &self.nodes, |nodes| {
+            with_numbers(&self.nodes, |nodes| {
                 self.backward_here(nodes, &kept, input, gradient, gradients, listener)
             })
         })
@@ -202,7 +188,7 @@ impl Run {
         kept: &Kept,
         input: FeatureMaps<'_>,
         gradient: &[f32],
-        gradients: HashMap<Place, Gradients>,
+        gradients: HashMap<Place, Tensor>,
         listener: Option<Listener>,
     ) -> Result<Option<Vec<f32>>> {
         let packed = PackedWeights::default();
@@ -261,16 +247,19 @@ struct WayBack<'a> {
     /// Of every value.
     slots: Vec<Slot>,
     /// What gradients are to be written to.
-    unwritten: HashMap<Place, Gradients>,
-    gradients: HashMap<Place, Gradients>,
+    unwritten: HashMap<Place, Tensor>,
+    gradients: HashMap<Place, Tensor>,
     listener: Option<Listener>,
 }
 
 impl<'a> WayBack<'a> {
-    fn value(&self, value: Value) -> Blocked<'a> {
+    fn maps(&self, value: Value) -> FeatureMaps<'a> {
         let maps = self.kept.values.get(&value);
-        let maps = maps.map_or(self.input, |maps| FeatureMaps::Blocked(maps));
-        Blocked::of(maps, self.network.shapes[value])
+        maps.map_or(self.input, |maps| FeatureMaps::Blocked(maps))
+    }
+
+    fn value(&self, value: Value) -> Blocked<'a> {
+        Blocked::of(self.maps(value), self.network.shapes[value])
     }
 
     /// The gradient of a value, which nobody reads any more.
@@ -291,40 +280,17 @@ impl<'a> WayBack<'a> {
         }
     }
 
-    /// Has `write` fill the gradient of a weight or bias as the node has it, and makes that of the tensor of it, and of
-    /// its scale if it has one.
-    fn write(&mut self, place: Place, write: impl FnOnce(&mut [f32])) -> Result<()> {
-        let Some((Some(gradient), of_scale)) = self.unwritten.remove(&place) else {
+    /// Has `write` fill the gradient of a weight, bias or scale, and lets the listener know.
+    fn write(&mut self, place: Place, mut write: impl FnMut(&mut [f32])) -> Result<()> {
+        let Some(gradient) = self.unwritten.remove(&place) else {
             return Ok(());
         };
-        let operands = parameters(&self.run.nodes[place.0]);
-        let operand = operands.into_iter().flatten().nth(place.1);
-        let mut write = Some(write);
-        let mut scale_gradient = Ok(Vec::new());
-        fill(&gradient, |numbers| {
-            if let Some(write) = write.take() {
-                write(numbers);
-            }
-            if let Some(Operand::Scaled { weight, scale }) = operand {
-                scale_gradient = scale_gradients(self.run.isa, weight, scale, numbers);
-            }
-        })?;
-        if let Some(of_scale) = &of_scale {
-            let found = scale_gradient?;
-            fill(of_scale, |numbers| numbers.copy_from_slice(&found))?;
+        fill(&gradient, &mut write)?;
+        let parameters = parameters(&self.run.nodes[place.0]);
+        if let (Some(listener), Some(parameter)) = (&self.listener, parameters.get(place.1)) {
+            listener(parameter, &gradient);
         }
-        if let (Some(listener), Some(operand)) = (&self.listener, operand) {
-            match operand {
-                Operand::Tensor(weight) => listener(weight, &gradient),
-                Operand::Scaled { weight, scale } => {
-                    listener(weight, &gradient);
-                    if let Some(of_scale) = &of_scale {
-                        listener(scale, of_scale);
-                    }
-                }
-            }
-        }
-        self.gradients.insert(place, (Some(gradient), of_scale));
+        self.gradients.insert(place, gradient);
         Ok(())
     }
 
@@ -386,12 +352,17 @@ impl<'a> WayBack<'a> {
         let (isa, value) = (self.run.isa, self.network.nodes[index].input);
         let shape = self.network.shapes[value];
         if is_open(&self.run.nodes[index]) {
-            let x = self.value(value);
-            let mut db = vec![0.0; conv.bias.len()];
+            let x = self.maps(value);
+            let mut of_bias = vec![0.0; conv.bias.len()];
+            let mut of_scale = Vec::new();
             self.write((index, 0), |dw| {
-                parameter_gradients(isa, conv, x.maps(), shape, &dz, dw, &mut db);
+                parameter_gradients(isa, conv, x, shape, &dz, dw, &mut of_bias);
+                if let Some(scale) = conv.scale {
+                    of_scale = scale_rows_gradients(isa, conv.weights, scale, dw);
+                }
             })?;
-            self.write((index, 1), |bias| bias.copy_from_slice(&db))?;
+            self.write((index, 1), |bias| bias.copy_from_slice(&of_bias))?;
+            self.write((index, 2), |scale| scale.copy_from_slice(&of_scale))?;
         }
         if self.run.wanted[value] {
             let activation = self.activation(value);
@@ -466,20 +437,4 @@ impl<'a> WayBack<'a> {
         self.add(node.input, dx);
         Ok(())
     }
-}
-
-/// Takes the gradient of a scaled weight back to that of the weight, in place, and returns that of the scale.
-fn scale_gradients(
-    isa: Isa,
-    weight: &Tensor,
-    scale: &Tensor,
-    gradient: &mut [f32],
-) -> Result<Vec<f32>> {
-    let (weight, scale) = (values(weight), values(scale));
-    Ok(scale_rows_gradients(
-        isa,
-        weight.slice()?,
-        scale.slice()?,
-        gradient,
-    ))
 }

@@ -76,7 +76,7 @@ impl Layer {
     fn run(&self, isa: Isa) -> Results<f32> {
         let (shape, window) = (self.shape, self.window);
         let output = window.output(shape);
-        let packed = pack(&self.weights, shape.channels, window.kernel);
+        let packed = pack(&self.weights, None, shape.channels, window.kernel);
         let x = blocked_with_padding(shape, &self.x);
         let dy = blocked_with_padding(output, &self.dy);
         let bias = pad_bias(&self.bias);
@@ -143,7 +143,7 @@ fn the_input_gradient_passes_the_gate_before_it() {
             padding: Padding::even(1),
         };
         let layer = Layer::random(shape, window, 3);
-        let packed = pack(&layer.weights, shape.channels, window.kernel);
+        let packed = pack(&layer.weights, None, shape.channels, window.kernel);
         let dy = blocked(window.output(shape), &layer.dy);
         let gate = blocked(shape, &layer.x);
         let epilogue = Epilogue {

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 
 use super::super::activation::Activation;
-use super::super::candle::{Input, Operand, backward, run_with_graph};
+use super::super::candle::{Input, backward, run_with_graph};
 use super::super::epilogue::{Epilogue, Gate};
 use super::super::isa::Isa;
 use super::super::method::Method;
@@ -12,9 +12,9 @@ use super::super::node::Operation;
 use super::super::reference;
 use super::super::shape::Shape;
 use super::super::weights::Weights;
-use super::super::window::Window;
+use super::super::window::{Padding, Window};
 use super::super::winograd::parameter_gradients;
-use super::network::{Found, Network, layer, numbers, operands, sooner, tensor};
+use super::network::{Found, Network, layer, numbers, sooner, tensor};
 use super::reference::*;
 use super::{METHODS, blocked, cases, noise, planar, shapes, size};
 
@@ -108,6 +108,7 @@ proptest! {
             out_channels: outputs,
             in_channels: shape.channels,
             size: 3,
+            scale: None,
             transposed: true,
         };
         let gate = blocked(shape, &gate);
@@ -198,13 +199,7 @@ fn threads_change_no_bit() {
             );
             let parameters = [&weight, &bias].map(|variable| variable.as_tensor().clone());
             let nodes = [layer(0, parameters, true, true)];
-            let y = run_with_graph(
-                isa,
-                &operands(&nodes),
-                Input::Planar(tensor(&x, shape)),
-                shape,
-            )
-            .unwrap();
+            let y = run_with_graph(isa, &nodes, Input::Planar(tensor(&x, shape)), shape).unwrap();
             let cotangent = Tensor::from_slice(&cotangent, y.shape(), &Device::Cpu).unwrap();
             let loss = (&y * cotangent).unwrap().sum_all().unwrap();
             let gradients = loss.backward().unwrap();
@@ -252,13 +247,7 @@ fn gradients_that_go_around_candle_add_up_as_in_it() {
     let run = |seed| {
         let parameters = [&weight, &bias].map(|variable| variable.as_tensor().clone());
         let x = Input::Planar(tensor(&noise(shape.planar_len(), seed), shape));
-        run_with_graph(
-            Isa::best(),
-            &operands(&[layer(0, parameters, true, false)]),
-            x,
-            shape,
-        )
-        .unwrap()
+        run_with_graph(Isa::best(), &[layer(0, parameters, true, false)], x, shape).unwrap()
     };
     // The same variables in two runs, and once outside of any.
     let loss = ((run(3).sqr().unwrap() + run(4)).unwrap().sum_all().unwrap()
@@ -304,13 +293,7 @@ fn a_graph_goes_on_before_the_run() {
         layer(index, parameters, of_layer.relu, of_layer.pool)
     });
     let layers: Vec<_> = layers.collect();
-    let y = run_with_graph(
-        Isa::best(),
-        &operands(&layers),
-        Input::Planar(planar),
-        shape,
-    )
-    .unwrap();
+    let y = run_with_graph(Isa::best(), &layers, Input::Planar(planar), shape).unwrap();
     let cotangent = Tensor::from_slice(&cotangent, y.shape(), &Device::Cpu).unwrap();
     let loss = (y * cotangent).unwrap().sum_all().unwrap();
     for gradients_of in [sooner, Tensor::backward] {
@@ -319,6 +302,66 @@ fn a_graph_goes_on_before_the_run() {
         let expected: Vec<f64> = expected.iter().map(|dx| 2.0 * dx).collect();
         let error = relative_error(&numbers(&found), &expected);
         assert!(error < 1e-5, "error {error:e}");
+    }
+}
+
+/// Products over pixels that are cut in every way: a few images at a time, parts of an image, several images together,
+/// maps gathered. What candle makes of it in f64.
+#[test]
+fn weight_gradients_of_any_cut_are_candles_in_f64() {
+    let window = |kernel, stride, padding| Window {
+        kernel,
+        stride,
+        padding: Padding::even(padding),
+    };
+    // Images, channels, side, outputs.
+    for ([batch, channels, side, outputs], window) in [
+        ([5, 3, 97, 20], window(7, 2, 3)),
+        ([3, 1, 40, 17], Window::SAME_3X3),
+        ([40, 24, 64, 20], window(3, 2, 1)),
+        ([70, 40, 4, 50], Window::POINTWISE),
+        ([70, 40, 7, 8], window(1, 2, 0)),
+        ([2, 200, 30, 200], Window::POINTWISE),
+    ] {
+        let shape = Shape {
+            batch,
+            channels,
+            height: side,
+            width: side,
+        };
+        let tensor = |seed, dims: &[usize]| {
+            let numbers = noise(dims.iter().product(), seed);
+            Tensor::from_vec(numbers, dims, &Device::Cpu).unwrap()
+        };
+        let weight = tensor(1, &[outputs, channels, window.kernel, window.kernel]);
+        let (weight, bias) = (Var::from_tensor(&weight).unwrap(), tensor(2, &[outputs]));
+        let x = tensor(3, &shape.dims());
+        let dims = window.output(shape).with_channels(outputs).dims();
+        let cotangent = tensor(4, &dims).to_dtype(DType::F64).unwrap();
+        let of = |y: &Tensor| {
+            let y = y.to_dtype(DType::F64).unwrap();
+            let loss = (y * &cotangent).unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            let found = gradients.get(&weight).unwrap().flatten_all().unwrap();
+            let found = found.to_dtype(DType::F64).unwrap();
+            found.to_vec1::<f64>().unwrap()
+        };
+        let double = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        let y = reference::convolution(&double(&x), &double(&weight), window, 1).unwrap();
+        let expected = of(&y);
+        for isa in Isa::available() {
+            let parameters = [weight.as_tensor().clone(), bias.clone()];
+            let mut node = layer(0, parameters, false, false);
+            let Operation::Conv(conv) = &mut node.operation else {
+                unreachable!()
+            };
+            conv.window = window;
+            let input = Input::Planar(x.clone());
+            let found = of(&run_with_graph(isa, &[node], input, shape).unwrap());
+            let found: Vec<f32> = found.into_iter().map(|number| number as f32).collect();
+            let error = relative_error(&found, &expected);
+            assert!(error < 1e-5, "{isa:?} {shape:?} {window:?}: {error:e}");
+        }
     }
 }
 
@@ -352,15 +395,12 @@ fn a_scaled_weight_and_its_scale_take_gradients() {
         .unwrap();
     for isa in Isa::available() {
         let parameters = [weight.as_tensor().clone(), bias.as_tensor().clone()];
-        let mut nodes = operands(&[layer(0, parameters, false, false)]);
+        let mut nodes = [layer(0, parameters, false, false)];
         let Operation::Conv(conv) = &mut nodes[0].operation else {
             unreachable!()
         };
         conv.activation = Activation::Silu;
-        conv.weights = Operand::Scaled {
-            weight: weight.as_tensor().clone(),
-            scale: scale.as_tensor().clone(),
-        };
+        conv.scale = Some(scale.as_tensor().clone());
         for gradients_of in [sooner, Tensor::backward] {
             let input = Input::Planar(x.as_tensor().clone());
             let y = run_with_graph(isa, &nodes, input, shape).unwrap();

@@ -12,7 +12,7 @@ use super::super::reference;
 use super::super::shape::Shape;
 use super::super::squeeze::Dense;
 use super::super::window::{Padding, Window};
-use super::network::{numbers, operands, sooner, tensor};
+use super::network::{numbers, sooner, tensor};
 use super::reference::relative_error;
 use super::windows::on_threads;
 use super::{blocked, cases, noise, planar};
@@ -132,6 +132,7 @@ impl Graph {
             residual: None,
             activation: choices.one_of(&ACTIVATIONS),
             pool: false,
+            scale: None,
             kept_as: None,
         })
     }
@@ -237,6 +238,7 @@ impl Graph {
             residual,
             activation: choices.one_of(&ACTIVATIONS),
             pool,
+            scale: None,
             kept_as: None,
         };
         let output = if pool { output.pooled() } else { output };
@@ -287,7 +289,7 @@ impl Graph {
             .nodes
             .iter()
             .map(|node| node.map(|at| tensors[*at].clone()));
-        let nodes = operands(&nodes.collect::<Vec<_>>());
+        let nodes = nodes.collect::<Vec<_>>();
         let input = match in_blocks {
             true => Input::Blocked(blocked(self.shape, &numbers(x))),
             false => Input::Planar(x.clone()),
@@ -308,7 +310,7 @@ impl Graph {
         let nodes: Vec<_> = nodes
             .map(|node| node.map(|at| tensors[*at].clone()))
             .collect();
-        let (y, shape) = with_numbers(isa, &operands(&nodes), |nodes| {
+        let (y, shape) = with_numbers(&nodes, |nodes| {
             let shape = self.shape.with_batch(images);
             let packed = PackedWeights::default();
             Ok(run(isa, nodes, &packed, x, shape, methods_for))

@@ -3,7 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
-use super::super::candle::{Input, Operand, backward, run_with_graph};
+use super::super::candle::{Input, backward, run_with_graph};
 use super::super::isa::Isa;
 use super::super::node::{Conv, Node, Operation, Value};
 use super::super::shape::Shape;
@@ -51,6 +51,7 @@ pub(super) fn layer(
         residual: None,
         activation: activation(relu),
         pool,
+        scale: None,
         kept_as: None,
     };
     Node {
@@ -157,7 +158,7 @@ impl Network {
         for ((of_layer, variables), shape) in layers.zip(self.shapes()) {
             let parameters = variables.each_ref().map(Var::as_detached_tensor);
             let alone = layer(0, parameters, of_layer.relu, false);
-            let y = numbers(&run_with_graph(isa, &operands(&[alone]), input, shape).unwrap());
+            let y = numbers(&run_with_graph(isa, &[alone], input, shape).unwrap());
             let whole = shape.with_channels(of_layer.bias.len());
             let next = routed(&routes(&y, whole, of_layer.relu, of_layer.pool), &y);
             let shape = if of_layer.pool { whole.pooled() } else { whole };
@@ -194,7 +195,7 @@ impl Network {
             false => x.as_detached_tensor(),
         };
         let input = Input::Planar(input);
-        let y = run_with_graph(isa, &operands(&layers), input, self.shape).unwrap();
+        let y = run_with_graph(isa, &layers, input, self.shape).unwrap();
         let cotangent = Tensor::from_slice(cotangent, y.shape(), &Device::Cpu).unwrap();
         let loss = (&y * cotangent).unwrap().sum_all().unwrap();
         let store = gradients_of(&loss).unwrap();
@@ -251,14 +252,6 @@ impl Network {
 /// A planar tensor of maps.
 pub(super) fn tensor(x: &[f32], shape: Shape) -> Tensor {
     Tensor::from_slice(x, &shape.dims(), &Device::Cpu).unwrap()
-}
-
-/// Nodes as the kernels take them.
-pub(super) fn operands(nodes: &[Node<Tensor>]) -> Vec<Node<Operand>> {
-    let operands = nodes
-        .iter()
-        .map(|node| node.map(|tensor| Operand::from(tensor.clone())));
-    operands.collect()
 }
 
 pub(super) fn numbers(tensor: &Tensor) -> Vec<f32> {

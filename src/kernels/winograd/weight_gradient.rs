@@ -311,7 +311,7 @@ impl<S: Simd> Gradient<'_, S> {
                                 microkernel.run(
                                     self.simd,
                                     work.inputs.values.at(point * plan.v_point + a),
-                                    work.outputs.at(point * plan.m_point + b),
+                                    work.outputs.at(point * plan.m_point + b).cast_const(),
                                     InMemory {
                                         c: sums.at(c),
                                         accumulate: !work.is_first,

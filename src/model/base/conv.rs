@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::kernels::Operand;
 use crate::model::arch::layer::Conv;
 use crate::model::backbone::{BlockParameter, Mode};
 use crate::model::parameter::Parameter;
@@ -55,13 +54,9 @@ impl Folded {
         }
     }
 
-    /// The weight as the kernels take it.
-    pub(super) fn operand(&self) -> Operand {
-        let weight = self.weight.clone();
-        match self.scale.clone() {
-            Some(scale) => Operand::Scaled { weight, scale },
-            None => Operand::Tensor(weight),
-        }
+    /// The weight and its scale, for those who multiply them themselves.
+    pub(super) fn weight_and_scale(&self) -> (Tensor, Option<Tensor>) {
+        (self.weight.clone(), self.scale.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use super::ConvBase;
 use super::conv::ConvLayer;
 use super::network;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Input, Isa, Node, Operand, Shape, reference, values};
+use crate::kernels::{self, Input, Isa, Node, Shape, reference, values};
 use crate::model::arch::layer::{Layer, Residual};
 use crate::model::backbone::Mode;
 
@@ -182,7 +182,7 @@ impl Pass<'_> {
         let x = x.contiguous()?;
         let planar = values(&x);
         let packed = &self.base.packed;
-        Ok(kernels::with_numbers(isa, &nodes, |nodes| {
+        Ok(kernels::with_numbers(&nodes, |nodes| {
             let planar = planar.slice()?;
             Ok(kernels::run(isa, nodes, packed, planar, shape, methods_for))
         })?)
@@ -201,7 +201,7 @@ impl Pass<'_> {
     }
 
     /// The nodes of the next layers, which read maps of this shape.
-    fn nodes(&mut self, layers: &[&Layer], shape: Shape) -> Result<Vec<Node<Operand>>> {
+    fn nodes(&mut self, layers: &[&Layer], shape: Shape) -> Result<Vec<Node<Tensor>>> {
         let first = self.next;
         let count: usize = layers.iter().map(|layer| layer.convs().len()).sum();
         self.next += count;
@@ -209,7 +209,7 @@ impl Pass<'_> {
         let folded = convs.iter().map(|conv| conv.folded(self.mode));
         let folded = folded.collect::<Result<Vec<_>>>()?;
         let input = [shape.channels, shape.height, shape.width];
-        Ok(network::nodes(layers, convs, first, &folded, input))
+        network::nodes(layers, convs, first, &folded, input)
     }
 
     fn layer(&mut self, layer: &Layer, x: &Tensor) -> Result<Tensor> {

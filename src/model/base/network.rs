@@ -1,7 +1,10 @@
 //! Layers of a table as a network of the kernels' nodes.
 
+use candle_core::Tensor;
+
 use super::conv::{ConvLayer, Folded};
-use crate::kernels::{Activation, Conv, Dense, Node, Operand, Operation, Padding, Value, Window};
+use crate::error::Result;
+use crate::kernels::{Activation, Conv, Dense, Node, Operation, Padding, Value, Window};
 use crate::model::arch::layer::{self, Layer, Residual, SqueezeExcite};
 
 /// The nodes of layers whose convolutions are `convs`, in the order they run, and come to `folded`: the `first` of the
@@ -12,7 +15,7 @@ pub(super) fn nodes(
     first: usize,
     folded: &[Folded],
     input: [usize; 3],
-) -> Vec<Node<Operand>> {
+) -> Result<Vec<Node<Tensor>>> {
     let mut builder = Builder {
         nodes: Vec::new(),
         convs,
@@ -20,8 +23,8 @@ pub(super) fn nodes(
         folded,
         next: 0,
     };
-    builder.sequence(layers.iter().copied(), 0, input);
-    builder.nodes
+    builder.sequence(layers.iter().copied(), 0, input)?;
+    Ok(builder.nodes)
 }
 
 /// Whether a layer's convolutions are all dense or depthwise: a network has no others.
@@ -49,7 +52,7 @@ fn is_depthwise(conv: &layer::Conv) -> bool {
 }
 
 struct Builder<'a> {
-    nodes: Vec<Node<Operand>>,
+    nodes: Vec<Node<Tensor>>,
     convs: &'a [ConvLayer],
     first: usize,
     folded: &'a [Folded],
@@ -58,7 +61,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn push(&mut self, input: Value, operation: Operation<Operand>) -> Value {
+    fn push(&mut self, input: Value, operation: Operation<Tensor>) -> Value {
         self.nodes.push(Node { input, operation });
         self.nodes.len()
     }
@@ -69,16 +72,16 @@ impl Builder<'_> {
         layers: impl IntoIterator<Item = &'l Layer>,
         mut x: Value,
         mut shape: [usize; 3],
-    ) -> Value {
+    ) -> Result<Value> {
         for layer in layers {
-            x = self.layer(layer, x, shape);
+            x = self.layer(layer, x, shape)?;
             shape = layer.output(shape).unwrap_or(shape);
         }
-        x
+        Ok(x)
     }
 
-    fn layer(&mut self, layer: &Layer, x: Value, shape: [usize; 3]) -> Value {
-        match layer {
+    fn layer(&mut self, layer: &Layer, x: Value, shape: [usize; 3]) -> Result<Value> {
+        Ok(match layer {
             Layer::Conv(_) => {
                 let conv = self.conv(self.next, shape);
                 self.next += 1;
@@ -107,12 +110,12 @@ impl Builder<'_> {
                 self.push(x, Operation::AveragePool(window))
             }
             Layer::SqueezeExcite(SqueezeExcite { .. }) => {
-                let (reduce, expand) = (self.dense(self.next), self.dense(self.next + 1));
+                let (reduce, expand) = (self.dense(self.next)?, self.dense(self.next + 1)?);
                 self.next += 2;
                 self.push(x, Operation::SqueezeExcite { reduce, expand })
             }
-            Layer::Residual(residual) => self.residual(residual, x, shape),
-        }
+            Layer::Residual(residual) => self.residual(residual, x, shape)?,
+        })
     }
 
     /// Lets the convolution that makes `x` take a 2×2 max-pool along, if it is one and may.
@@ -129,7 +132,7 @@ impl Builder<'_> {
     }
 
     /// A body whose last convolution adds the shortcut, if it can; else a sum of its own.
-    fn residual(&mut self, residual: &Residual, x: Value, shape: [usize; 3]) -> Value {
+    fn residual(&mut self, residual: &Residual, x: Value, shape: [usize; 3]) -> Result<Value> {
         let in_body: usize = residual.body.iter().map(|layer| layer.convs().len()).sum();
         let passed = match residual.shortcut {
             Some(_) => {
@@ -138,7 +141,7 @@ impl Builder<'_> {
             }
             None => x,
         };
-        let output = self.sequence(&residual.body, x, shape);
+        let output = self.sequence(&residual.body, x, shape)?;
         self.next += usize::from(residual.shortcut.is_some());
         if let Some(Operation::Conv(last)) =
             output.checked_sub(1).map(|n| &mut self.nodes[n].operation)
@@ -149,25 +152,25 @@ impl Builder<'_> {
         {
             last.residual = Some(passed);
             last.activation = residual.activation;
-            return output;
+            return Ok(output);
         }
         let activation = residual.activation;
-        self.push(
-            output,
-            Operation::Sum {
-                other: passed,
-                activation,
-            },
-        )
+        let sum = Operation::Sum {
+            other: passed,
+            activation,
+        };
+        Ok(self.push(output, sum))
     }
 
     /// A convolution of maps of this shape.
-    fn conv(&self, place: usize, [_, height, width]: [usize; 3]) -> Conv<Operand> {
+    fn conv(&self, place: usize, [_, height, width]: [usize; 3]) -> Conv<Tensor> {
         let table = &self.convs[place].table;
         let folded = &self.folded[place];
+        let (weights, scale) = folded.weight_and_scale();
         Conv {
-            weights: folded.operand(),
-            bias: folded.bias.clone().into(),
+            weights,
+            scale,
+            bias: folded.bias.clone(),
             window: window(table, height, width),
             depthwise: is_depthwise(table),
             residual: None,
@@ -178,13 +181,13 @@ impl Builder<'_> {
     }
 
     /// A 1×1 convolution of one pixel.
-    fn dense(&self, place: usize) -> Dense<Operand> {
+    fn dense(&self, place: usize) -> Result<Dense<Tensor>> {
         let folded = &self.folded[place];
-        Dense {
-            weight: folded.operand(),
-            bias: folded.bias.clone().into(),
+        Ok(Dense {
+            weight: folded.weight()?,
+            bias: folded.bias.clone(),
             activation: self.convs[place].table.activation,
-        }
+        })
     }
 }
 
