@@ -331,7 +331,7 @@ fn contents(folder: &Path, prefix: &str) -> Vec<Vec<u8>> {
 pub fn picture(data: &[u8]) {
     if let Ok(picture) = decode_bytes(data) {
         let (width, height) = picture.dimensions();
-        assert!((1..=32_768).contains(&width) && (1..=32_768).contains(&height));
+        assert!((1..=65_535).contains(&width) && (1..=65_535).contains(&height));
         if small(height as usize, width as usize) {
             headstart::data::resize(&picture, 16, 24, headstart::Resize::Bilinear);
         }

@@ -1,12 +1,15 @@
 //! Scores and studies that ranks share are those of one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use headstart::data::Policy;
 use headstart::model::Vgg;
 use headstart::study::{Study, StudyOptions};
-use headstart::train::communicator::Communicator;
-use headstart::{Block, Classifier, ConvBase, Dataset, Device, Head, Weights};
+use headstart::train::communicator::{Communicator, Sum};
+use headstart::{Block, Classifier, ConvBase, Dataset, Device, Head, Result, Weights};
 
-use super::hub::together;
+use super::hub::{Member, together};
 use super::{model, vgg};
 use crate::common;
 
@@ -152,4 +155,86 @@ fn a_study_of_ranks_is_that_of_one() {
         });
         assert!(found.iter().all(|found| *found == alone), "{ranks} ranks");
     }
+}
+
+/// A rank that hears half of what rank 1 says, once.
+#[derive(Debug)]
+struct HalfHeard {
+    member: Member,
+    /// Which message it is.
+    nth: usize,
+    messages: AtomicUsize,
+}
+
+impl Communicator for HalfHeard {
+    fn rank(&self) -> usize {
+        self.member.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.member.size()
+    }
+
+    fn begin_sum(&self, buffer: Vec<f32>) -> Result<Sum> {
+        self.member.begin_sum(buffer)
+    }
+
+    fn broadcast(&self, bytes: Vec<u8>, from: usize) -> Result<Vec<u8>> {
+        Ok(self.gather(&bytes)?.swap_remove(from))
+    }
+
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut all = self.member.gather(bytes)?;
+        if self.messages.fetch_add(1, Ordering::Relaxed) == self.nth {
+            let half = all[1].len() / 2;
+            all[1].truncate(half);
+        }
+        Ok(all)
+    }
+}
+
+/// Runs `work` on two ranks, each time with another message cut: an error, or what nothing was missing from.
+fn is_told_or_right<T: PartialEq + Send>(
+    work: impl Fn(Arc<HalfHeard>) -> Result<T> + Sync,
+    right: &T,
+) {
+    let mut told = 0;
+    for nth in 0.. {
+        let found = together(2, |member| {
+            let rank = Arc::new(HalfHeard {
+                member,
+                nth,
+                messages: AtomicUsize::new(0),
+            });
+            let found = work(rank.clone());
+            (found, rank.messages.load(Ordering::Relaxed))
+        });
+        for (found, _) in &found {
+            match found {
+                Ok(found) => assert!(found == right, "message {nth}"),
+                Err(_) => told += 1,
+            }
+        }
+        if found.iter().all(|(_, messages)| *messages <= nth) {
+            assert!(told > 0);
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_message_cut_short_is_an_error() {
+    let (folder, dataset) = common::colours(20);
+    let model = vgg(None);
+    let scores = model.score(&dataset).unwrap();
+    is_told_or_right(|rank| model.score_together(&dataset, rank), &scores);
+
+    let base = model.base().clone();
+    let study = |asked: StudyOptions| {
+        let train = Dataset::open(folder.path())?;
+        let study: Study<ConvBase> = asked.input_size(32, 32).run(&base, &train)?;
+        Ok(study.to_json())
+    };
+    let alone = study(Study::options()).unwrap();
+    is_told_or_right(|rank| study(Study::options().communicator(rank)), &alone);
 }
