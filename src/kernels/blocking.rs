@@ -13,8 +13,8 @@ pub(super) const LAYER_BYTES: usize = 16 << 20;
 pub(super) const VALUE_COST: f64 = 10.0;
 
 /// A weight, read from memory while others are multiplied with: four bytes at the memory's rate. It decides where tiles
-/// are few. By their data sheets it is about 5 for Apple's processors, 10 for Graviton 3, 15 for Zen 3, and 25 for Zen 5
-/// and from Ice Lake on.
+/// are few. By their data sheets it is about 5 for Apple's processors, 10 for Graviton 3, 15 for Zen 3, and 25 for
+/// Zen 5 and from Ice Lake on.
 pub(super) const WEIGHT_COST: f64 = 15.0;
 
 // The direct convolution.

@@ -18,8 +18,8 @@ use super::simd::{LANES, Simd};
 use super::strip::{self, Strip};
 use super::window::{Line, Window};
 
-/// Weights (C, 1, k, k), times a scale (C) if there is one, packed for [`convolve`] and [`input_gradient`]: (block, tap,
-/// channel), padded with zeros.
+/// Weights (C, 1, k, k), times a scale (C) if there is one, packed for [`convolve`] and [`input_gradient`]: (block,
+/// tap, channel), padded with zeros.
 pub(super) fn pack(
     weights: &[f32],
     scale: Option<&[f32]>,

@@ -107,8 +107,8 @@ fn pass<S: Simd>(simd: S, gate: Gate<'_>, gradient: &mut [f32]) {
     }
 }
 
-/// The gradients of x · scale, for rows of `x` that are as many as there are scales: `gradient`, of the product, becomes
-/// that of `x`; returned is that of the scales.
+/// The gradients of x · scale, for rows of `x` that are as many as there are scales: `gradient`, of the product,
+/// becomes that of `x`; returned is that of the scales.
 pub(super) fn scale_rows_gradients(
     isa: Isa,
     x: &[f32],

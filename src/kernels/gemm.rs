@@ -9,8 +9,8 @@ use super::simd::{LANES, MAX_MR, MAX_NR_VECTORS, Simd};
 /// [`Output`]. Of the panel's vectors, those from `vectors` on are left out.
 ///
 /// A is read one number at a time: `ROW` floats from row to row, and along k in segments of `segment_k` numbers that
-/// are `K` floats apart, each segment at its own offset. B is read one panel row at a time. Each number of the product is
-/// one chain of multiply-adds in the order of k, whatever the blocking: results do not depend on it.
+/// are `K` floats apart, each segment at its own offset. B is read one panel row at a time. Each number of the product
+/// is one chain of multiply-adds in the order of k, whatever the blocking: results do not depend on it.
 ///
 /// Where A's rows are whole vectors apart, as many floats as B has are brought into the cache meanwhile from behind it:
 /// most likely the next call's.
@@ -141,8 +141,8 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
     /// Computes the product.
     ///
     /// # Safety
-    /// `a` is valid for reading every (row, k), `b` the `vectors` of a panel row for every k, and `output` for `m` rows;
-    /// it overlaps neither A nor B.
+    /// `a` is valid for reading every (row, k), `b` the `vectors` of a panel row for every k, and `output` for `m`
+    /// rows; it overlaps neither A nor B.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(
         &self,

@@ -50,9 +50,9 @@ impl<R: UpdateRule> Optimizer<R> {
         check(&self.rule, self.learning_rate)
     }
 
-    /// [`step`](candle_nn::Optimizer::step) that uses the gradients up: without a copy of each, which is what it takes to
-    /// leave them as they are. The tensors that come back are for
-    /// [`Backbone::backward`](crate::Backbone::backward) to write the next gradients to.
+    /// [`step`](candle_nn::Optimizer::step) that uses the gradients up: without a copy of each, which is what it takes
+    /// to leave them as they are. The tensors that come back are for
+    /// [`Backbone::backward`](crate::model::Backbone::backward) to write the next gradients to.
     ///
     /// # Errors
     /// As for `step`.
