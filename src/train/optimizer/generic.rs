@@ -51,8 +51,9 @@ impl<R: UpdateRule> Optimizer<R> {
     }
 
     /// [`step`](candle_nn::Optimizer::step) that uses the gradients up: without a copy of each, which is what it takes
-    /// to leave them as they are. The tensors that come back are for
-    /// [`Backbone::backward`](crate::model::Backbone::backward) to write the next gradients to.
+    /// to leave them as they are. Whoever has kept a gradient's tensor finds something else in it afterwards. The
+    /// tensors that come back are for [`Backbone::backward`](crate::model::Backbone::backward) to write the next
+    /// gradients to.
     ///
     /// # Errors
     /// As for `step`.
