@@ -34,6 +34,10 @@ pub(super) const GROUP_TILES: usize = 8;
 /// per large chunk by all threads together.
 pub(super) const SMALL_WEIGHT_BYTES: usize = 5 << 20;
 
+/// Weights of tiles of stride 2 that would take more bytes are transformed each time: that costs less than what memory
+/// they would take, a network's largest.
+pub(super) const KEPT_WEIGHT_BYTES: usize = 32 << 20;
+
 /// Bytes of transformed input that a thread's own chunk of tiles may take: it stays in the second-level cache.
 pub(super) const OWN_CHUNK_BYTES: usize = 600 << 10;
 

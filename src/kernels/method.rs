@@ -1,6 +1,6 @@
 //! Which method convolves a layer.
 
-use super::blocking::{VALUE_COST, WEIGHT_COST};
+use super::blocking::{KEPT_WEIGHT_BYTES, VALUE_COST, WEIGHT_COST};
 use super::direct;
 use super::epilogue::Epilogue;
 use super::isa::{Isa, Token, with_simd};
@@ -11,7 +11,7 @@ use super::shape::{FeatureMaps, Shape};
 use super::simd::{LANES, Simd};
 use super::weights::Weights;
 use super::window::Window;
-use super::winograd::{self, F2, F4, F6, Tiling};
+use super::winograd::{self, F2, F4, F6, Strided, Tiling};
 
 /// How a layer is convolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +22,8 @@ pub(super) enum Method {
     Winograd4,
     /// F(2×2, 3×3).
     Winograd2,
+    /// The same for stride 2, tiles of 4×4 outputs.
+    Strided,
     /// A shifted product for each tap.
     Direct,
     /// The same from one plane per channel, for few channels.
@@ -39,6 +41,9 @@ impl Method {
         match x {
             FeatureMaps::Planar(_) if shape.is_narrow() => Self::DirectPlanar,
             _ if window == Window::SAME_3X3 => Self::cheapest(shape, out_channels),
+            _ if window.is_strided_3x3() => {
+                Self::cheapest_strided(window.output(shape), shape.channels, out_channels)
+            }
             _ => Self::Direct,
         }
     }
@@ -80,9 +85,38 @@ impl Method {
         .map_or(Self::Winograd4, |(method, _)| method)
     }
 
+    /// The method of a 3×3 convolution with stride 2 to maps of this shape.
+    fn cheapest_strided(output: Shape, in_channels: usize, out_channels: usize) -> Self {
+        let (inputs, outputs) = (
+            in_channels.next_multiple_of(LANES) as f64,
+            out_channels.next_multiple_of(LANES) as f64,
+        );
+        let (products, weights) = (
+            Strided::products(output) as f64,
+            WEIGHT_COST * Strided::NUMBERS_OF_A_WEIGHT as f64,
+        );
+        let strided =
+            products.max(weights) * inputs * outputs + VALUE_COST * products * (inputs + outputs);
+        let pixels = (output.batch * output.height * output.width) as f64;
+        if strided < 9.0 * pixels.max(WEIGHT_COST) * inputs * outputs {
+            Self::Strided
+        } else {
+            Self::Direct
+        }
+    }
+
+    /// Whether weights that are used often are packed ahead.
+    pub(super) fn packs_ahead(self, isa: Isa, weights: &Weights<'_>) -> bool {
+        with_simd!(isa, simd => match self {
+            Self::Strided => 4 * winograd::packed_len::<_, Strided>(simd, weights) <= KEPT_WEIGHT_BYTES,
+            _ => true,
+        })
+    }
+
     /// Packs weights that are used often, as this method reads them.
     pub(super) fn pack(self, isa: Isa, weights: &Weights<'_>) -> Scratch {
         with_simd!(isa, simd => match self {
+            Self::Strided => winograd::pack::<_, Strided>(simd, weights),
             Self::Winograd6 => winograd::pack::<_, F6>(simd, weights),
             Self::Winograd4 => winograd::pack::<_, F4>(simd, weights),
             Self::Winograd2 => winograd::pack::<_, F2>(simd, weights),
@@ -110,9 +144,10 @@ impl Method {
             _ => Layout::Blocked,
         };
         with_simd!(isa, simd => match self {
-            Self::Winograd6 => winograd::convolve::<_, F6>(simd, x, shape, weights, packed, epilogue, y),
-            Self::Winograd4 => winograd::convolve::<_, F4>(simd, x, shape, weights, packed, epilogue, y),
-            Self::Winograd2 => winograd::convolve::<_, F2>(simd, x, shape, weights, packed, epilogue, y),
+            Self::Winograd6 => winograd::convolve::<_, F6>(simd, x, shape, window, weights, packed, epilogue, y),
+            Self::Winograd4 => winograd::convolve::<_, F4>(simd, x, shape, window, weights, packed, epilogue, y),
+            Self::Winograd2 => winograd::convolve::<_, F2>(simd, x, shape, window, weights, packed, epilogue, y),
+            Self::Strided => winograd::convolve::<_, Strided>(simd, x, shape, window, weights, packed, epilogue, y),
             Self::Direct | Self::DirectPlanar if epilogue.pool => {
                 let unpooled = window.output(shape).with_channels(weights.sizes().0);
                 let mut sums = Scratch::new(unpooled.blocked_len());

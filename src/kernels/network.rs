@@ -307,7 +307,10 @@ impl<'a> Network<'a> {
         let method = Method::choose(x, chosen_for, conv.window, conv.bias.len());
         let method = method.for_epilogue(&epilogue);
         let weights = weights(conv, shape.channels);
-        let packed = conv.kept_as.map(|place| {
+        let kept_as = conv
+            .kept_as
+            .filter(|_| method.packs_ahead(self.isa, &weights));
+        let packed = kept_as.map(|place| {
             let pack = || method.pack(self.isa, &weights);
             self.packed.get(place, Packing::Method(method), pack)
         });

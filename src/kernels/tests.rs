@@ -10,6 +10,7 @@ mod network;
 mod pools;
 mod reference;
 mod squeeze;
+mod strided;
 mod team;
 mod windows;
 

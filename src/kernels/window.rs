@@ -78,6 +78,11 @@ impl Window {
         }
     }
 
+    /// Whether it is 3×3 and goes two steps at a time: what [`Strided`](super::winograd::Strided) tiles are for.
+    pub(super) fn is_strided_3x3(self) -> bool {
+        (self.kernel, self.stride) == (3, 2)
+    }
+
     pub(super) fn taps(self) -> usize {
         self.kernel * self.kernel
     }

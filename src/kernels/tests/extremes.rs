@@ -7,6 +7,7 @@ use super::super::elementwise::activation_gradient;
 use super::super::isa::Isa;
 use super::super::pool::{max_pool, max_pool_gradient};
 use super::super::shape::Shape;
+use super::super::window::Window;
 use super::super::winograd::parameter_gradients;
 use super::network::{Network, sooner};
 use super::reference::*;
@@ -249,7 +250,15 @@ fn subnormal_gradients_are_not_flushed() {
             let what = format!("{isa:?}, {of_x:e} · {of_dy:e}");
             let mut found = vec![f32::NAN; dw.len()];
             let mut found_db = vec![f32::NAN; db.len()];
-            parameter_gradients(isa, &x, shape, &blocked_dy, &mut found, &mut found_db);
+            parameter_gradients(
+                isa,
+                &x,
+                shape,
+                Window::SAME_3X3,
+                &blocked_dy,
+                &mut found,
+                &mut found_db,
+            );
             assert_within(&found, &dw, bound, &what);
             // Sums of subnormal numbers are exact.
             assert_within(&found_db, &db, 1e-6 * of_channels(&dy, 18), &what);

@@ -173,7 +173,15 @@ fn weight_gradients_of_many_tiles_take_several_chunks() {
     let (x, dy) = (blocked(input, &x), blocked(output, &dy));
     for isa in Isa::available() {
         let mut dw = vec![f32::NAN; expected.len()];
-        parameter_gradients(isa, &x, input, &dy, &mut dw, &mut [0.0; 48]);
+        parameter_gradients(
+            isa,
+            &x,
+            input,
+            Window::SAME_3X3,
+            &dy,
+            &mut dw,
+            &mut [0.0; 48],
+        );
         let error = relative_error(&dw, &expected);
         assert!(error < 1e-5, "{isa:?}: error {error:e}");
     }

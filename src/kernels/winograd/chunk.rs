@@ -4,54 +4,78 @@ use std::ops::Range;
 
 use super::super::blocking::{GROUP_TILES, POINT_PAD};
 use super::super::parallel::{Shared, for_each};
-use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
-use super::points::TileFamily;
+use super::filtering::{Filtering, Maps, Transformed};
 use super::tiling::Tiling;
-use super::transform::input_tile;
 
-/// Transformed tiles from `first` on: (point, channel block, tile, 16), with room for `room` tiles.
+/// Transformed tiles from `first` on: (point, part, channel block, tile, 16), with room for `room` tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Chunk<'a> {
     pub(super) first: usize,
     pub(super) room: usize,
     pub(super) values: Shared<'a>,
+    /// Channel blocks.
+    pub(super) blocks: usize,
     /// Floats from point to point.
     pub(super) point: usize,
 }
 
-impl Chunk<'_> {
+impl<'a> Chunk<'a> {
+    /// Room for so many tiles from `first` on.
+    pub(super) fn new<F: Filtering>(
+        values: Shared<'a>,
+        blocks: usize,
+        room: usize,
+        first: usize,
+    ) -> Self {
+        Self {
+            first,
+            room,
+            values,
+            blocks,
+            point: Self::point_len::<F>(blocks, room),
+        }
+    }
+
     /// Floats from point to point of a chunk.
-    pub(super) fn point_len(shape: Shape, room: usize) -> usize {
-        shape.blocks() * room * LANES + POINT_PAD
+    pub(super) fn point_len<F: Filtering>(blocks: usize, room: usize) -> usize {
+        F::PARTS * blocks * room * LANES + POINT_PAD
     }
 
-    /// Where a tile of a channel block begins, at each point.
-    pub(super) fn place(&self, block: usize, tile: usize) -> usize {
-        (block * self.room + tile - self.first) * LANES
+    /// Where a tile of a part of a channel block begins, at each point.
+    #[inline(always)]
+    pub(super) fn place(&self, part: usize, block: usize, tile: usize) -> usize {
+        ((part * self.blocks + block) * self.room + tile - self.first) * LANES
     }
 
-    /// Transforms tiles of `x`, which holds the tiling's maps.
+    /// Transforms tiles of maps.
     ///
     /// # Safety
     /// The chunk is made for the tiling's points and has room for these tiles, and nobody else reads or writes them.
     #[inline(always)]
-    pub(super) unsafe fn fill<S: Simd, P: TileFamily>(
+    pub(super) unsafe fn fill<S: Simd, F: Filtering>(
         &self,
         simd: S,
-        x: &[f32],
+        maps: &Maps<'_>,
         tiling: &Tiling,
         tiles: Range<usize>,
     ) {
-        assert_eq!(x.len(), tiling.shape.blocked_len());
+        assert_eq!(maps.x.len(), maps.shape.blocked_len());
+        assert_eq!(maps.shape.batch, tiling.shape.batch);
+        assert_eq!(maps.shape.blocks(), self.blocks);
         for index in tiles {
             let tile = tiling.tile(index);
-            for block in 0..tiling.shape.blocks() {
-                // SAFETY: `x` was checked just now, and the tiling's tiles and blocks are within it. The chunk has room
-                // for the tile at each point.
+            for block in 0..self.blocks {
+                // SAFETY: the maps were checked just now, and the tiling's tiles and the blocks are within them. The
+                // chunk has room for the tile at each part of each point.
                 unsafe {
-                    let to = (self.values.at(self.place(block, index)), self.point);
-                    input_tile::<S, P, false>(simd, x.as_ptr(), tiling, (tile, block), to);
+                    let to = Transformed {
+                        v: self.values.at(self.place(0, block, index)),
+                        point: self.point,
+                        part: self.blocks * self.room * LANES,
+                        across: tiling.point_grid().1,
+                    };
+                    F::input_tile(simd, maps, (tile, block), to);
                 }
             }
         }
@@ -61,10 +85,10 @@ impl Chunk<'_> {
     ///
     /// # Safety
     /// As there.
-    pub(super) unsafe fn fill_together<S: Simd, P: TileFamily>(
+    pub(super) unsafe fn fill_together<S: Simd, F: Filtering>(
         &self,
         simd: S,
-        x: &[f32],
+        maps: &Maps<'_>,
         tiling: &Tiling,
         tiles: Range<usize>,
     ) {
@@ -72,7 +96,7 @@ impl Chunk<'_> {
             simd.vectorize(
                 #[inline(always)]
                 // SAFETY: groups share no tile, and the caller says the rest.
-                || unsafe { self.fill::<S, P>(simd, x, tiling, tiles) },
+                || unsafe { self.fill::<S, F>(simd, maps, tiling, tiles) },
             );
         });
     }

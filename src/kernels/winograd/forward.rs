@@ -12,25 +12,27 @@ use super::super::scratch::{Scratch, with_own};
 use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
 use super::super::weights::{Taps, Weights};
+use super::super::window::Window;
 use super::chunk::Chunk;
-use super::pack::{pack, packed_len, transform_taps};
-use super::points::TileFamily;
+use super::filtering::{Filtering, Maps, Units};
+use super::pack::{pack, packed_len, panel_len, transform_taps, units};
 use super::tiling::Tiling;
-use super::transform::output_tile;
 
-/// Convolves blocked `x`, of `input`'s shape, with `weights` into blocked `y`. Weights that are used often are given
+/// Convolves blocked `x`, of `input`'s shape, with 3×3 `weights` into blocked `y`. Weights that are used often are given
 /// packed, by [`pack`]; others are transformed, if they are large a panel at a time.
-pub(crate) fn convolve<S: Simd, P: TileFamily>(
+#[expect(clippy::too_many_arguments, reason = "a layer's operands")]
+pub(crate) fn convolve<S: Simd, F: Filtering>(
     simd: S,
     x: &[f32],
     input: Shape,
+    window: Window,
     weights: &Weights<'_>,
     packed: Option<&[f32]>,
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
     let (out_channels, in_channels) = weights.sizes();
-    let output = input.with_channels(out_channels);
+    let output = window.output(input).with_channels(out_channels);
     let written = if epilogue.pool {
         output.pooled()
     } else {
@@ -48,20 +50,25 @@ pub(crate) fn convolve<S: Simd, P: TileFamily>(
     }
     let convolution = Convolution {
         simd,
-        x,
-        from: Tiling::new::<P>(input),
-        to: Tiling::new::<P>(output),
+        maps: Maps {
+            x,
+            shape: input,
+            padding: (window.padding.top, window.padding.left),
+        },
+        tiling: F::tiling(output),
         in_blocks: input.blocks(),
         panels: out_channels.div_ceil(S::NR),
+        panel_len: panel_len::<S, F>(weights),
+        units: units::<S, F>(weights),
         epilogue,
         y: Shared::new(y),
     };
-    let length = packed_len::<S, P>(weights);
+    let length = packed_len::<S, F>(simd, weights);
     let is_small = 4 * length <= SMALL_WEIGHT_BYTES;
     let made;
     let packed = match packed {
         None if is_small => {
-            made = pack::<S, P>(simd, weights);
+            made = pack::<S, F>(simd, weights);
             Some(&*made)
         }
         packed => packed,
@@ -70,12 +77,12 @@ pub(crate) fn convolve<S: Simd, P: TileFamily>(
         Some(packed) => {
             assert_eq!(packed.len(), length);
             if is_small {
-                convolution.by_chunk::<P>(packed);
+                convolution.by_chunk::<F>(packed);
             } else {
-                convolution.by_panel::<P>(PanelWeights::Packed(packed));
+                convolution.by_panel::<F>(PanelWeights::Packed(packed));
             }
         }
-        None => convolution.by_panel::<P>(PanelWeights::Unpacked(weights)),
+        None => convolution.by_panel::<F>(PanelWeights::Unpacked(weights)),
     }
 }
 
@@ -91,13 +98,15 @@ enum PanelWeights<'a> {
 /// A convolution's operands and sizes.
 struct Convolution<'a, S> {
     simd: S,
-    x: &'a [f32],
-    /// The inputs cut into tiles.
-    from: Tiling,
+    maps: Maps<'a>,
     /// The outputs cut into tiles.
-    to: Tiling,
+    tiling: Tiling,
     in_blocks: usize,
     panels: usize,
+    /// Floats of a panel's packed weights.
+    panel_len: usize,
+    /// Where they lie.
+    units: Units,
     epilogue: &'a Epilogue<'a>,
     y: Shared<'a>,
 }
@@ -106,13 +115,14 @@ struct Convolution<'a, S> {
 struct Work<'a> {
     chunk: Chunk<'a>,
     tiles: Range<usize>,
-    /// Where the channel blocks of a tile begin, from the first.
-    segments: &'a [usize],
     /// (point, tile of the chunk, output within the panel)
     products: Shared<'a>,
     /// Floats from point to point in `products`.
     point: usize,
 }
+
+/// Where the parts of a tile's channel blocks begin, from the first, block by block, for each kind of point.
+type Segments = Vec<Vec<usize>>;
 
 impl<S: Simd> Convolution<'_, S> {
     /// Floats from point to point in the products of `room` tiles with a panel.
@@ -120,40 +130,39 @@ impl<S: Simd> Convolution<'_, S> {
         room * S::NR + POINT_PAD
     }
 
-    fn segments(&self, room: usize) -> Vec<usize> {
-        (0..self.in_blocks)
-            .map(|block| block * room * LANES)
-            .collect()
+    /// The segments of some of the channel blocks, of a chunk with room for so many tiles.
+    fn segments<F: Filtering>(&self, blocks: &Range<usize>, room: usize) -> Segments {
+        let place = |block: usize, part: usize| (part * self.in_blocks + block) * room * LANES;
+        let of_kind = |parts: &&'static [usize]| {
+            let parts = parts.iter();
+            let of_block = |block| parts.clone().map(move |part| place(block, *part));
+            blocks.clone().flat_map(of_block).collect()
+        };
+        F::KINDS.iter().map(of_kind).collect()
     }
 
     /// Each thread takes small chunks of tiles from input to output.
-    fn by_chunk<P: TileFamily>(&self, packed: &[f32]) {
-        let (down, across) = self.from.point_grid();
-        let tiles = self.from.tiles();
-        let per_tile = 4 * down * across * self.in_blocks * LANES;
+    fn by_chunk<F: Filtering>(&self, packed: &[f32]) {
+        let (down, across) = self.tiling.point_grid();
+        let tiles = self.tiling.tiles();
+        let per_tile = 4 * down * across * F::PARTS * self.in_blocks * LANES;
         let most = (OWN_CHUNK_BYTES / per_tile / S::MR).max(1) * S::MR;
         let chunks = tiles
             .div_ceil(most)
             .max(rayon::current_num_threads().min(tiles));
         let room = tiles.div_ceil(chunks);
-        let v_point = Chunk::point_len(self.from.shape, room);
+        let v_point = Chunk::point_len::<F>(self.in_blocks, room);
         let m_point = Self::products_point(room);
         let (v_len, m_len) = (down * across * v_point, down * across * m_point);
-        let segments = self.segments(room);
+        let segments = self.segments::<F>(&(0..self.in_blocks), room);
         for_each(chunks, |index| {
             with_own(v_len + m_len, |own| {
                 let (v, m) = own.split_at_mut(v_len);
                 // Even chunks: the last one is not the smallest.
                 let tiles = part(&(0..tiles), index, chunks);
                 let work = Work {
-                    chunk: Chunk {
-                        first: tiles.start,
-                        room,
-                        values: Shared::new(v),
-                        point: v_point,
-                    },
+                    chunk: Chunk::new::<F>(Shared::new(v), self.in_blocks, room, tiles.start),
                     tiles,
-                    segments: &segments,
                     products: Shared::new(m),
                     point: m_point,
                 };
@@ -164,10 +173,10 @@ impl<S: Simd> Convolution<'_, S> {
                     || unsafe {
                         let tiles = work.tiles.clone();
                         let chunk = &work.chunk;
-                        chunk.fill::<S, P>(self.simd, self.x, &self.from, tiles);
+                        chunk.fill::<S, F>(self.simd, &self.maps, &self.tiling, tiles);
                         for panel in 0..self.panels {
-                            self.packed_products::<P>(&work, panel, packed);
-                            self.outputs::<P>(&work, panel);
+                            self.packed_products::<F>(&work, &segments, panel, packed);
+                            self.outputs::<F>(&work, panel);
                         }
                     },
                 );
@@ -176,28 +185,25 @@ impl<S: Simd> Convolution<'_, S> {
     }
 
     /// All threads transform a large chunk of tiles, then each takes a panel of output channels at a time.
-    fn by_panel<P: TileFamily>(&self, weights: PanelWeights<'_>) {
-        let (down, across) = self.from.point_grid();
+    fn by_panel<F: Filtering>(&self, weights: PanelWeights<'_>) {
+        let (down, across) = self.tiling.point_grid();
         let points = down * across;
-        let tiles = self.from.tiles();
-        let per_tile = 4 * points * self.in_blocks * LANES;
+        let tiles = self.tiling.tiles();
+        let per_tile = 4 * points * F::PARTS * self.in_blocks * LANES;
         let chunks = tiles.div_ceil((SHARED_CHUNK_BYTES / per_tile).max(S::MR));
         let room = tiles.div_ceil(chunks);
-        let v_point = Chunk::point_len(self.from.shape, room);
+        let v_point = Chunk::point_len::<F>(self.in_blocks, room);
         let m_point = Self::products_point(room);
-        let segments = self.segments(room);
+        let segments = self.segments::<F>(&(0..self.in_blocks), room);
         let mut v = Scratch::new(points * v_point);
         let values = Shared::new(&mut v);
         for index in 0..chunks {
             let tiles = part(&(0..tiles), index, chunks);
-            let chunk = Chunk {
-                first: tiles.start,
-                room,
-                values,
-                point: v_point,
-            };
+            let chunk = Chunk::new::<F>(values, self.in_blocks, room, tiles.start);
             // SAFETY: the chunk is made for `room` tiles, at least as many as these; nothing else runs at this time.
-            unsafe { chunk.fill_together::<S, P>(self.simd, self.x, &self.from, tiles.clone()) };
+            unsafe {
+                chunk.fill_together::<S, F>(self.simd, &self.maps, &self.tiling, tiles.clone());
+            }
             // Threads beyond the number of panels share their tiles.
             let parts = rayon::current_num_threads().div_ceil(self.panels);
             let parts = parts.min(tiles.len().div_ceil(S::MR));
@@ -207,13 +213,12 @@ impl<S: Simd> Convolution<'_, S> {
                     let work = Work {
                         chunk,
                         tiles: part(&tiles, item % parts, parts),
-                        segments: &segments,
                         products: Shared::new(m),
                         point: m_point,
                     };
                     // SAFETY: the chunk was filled, and is only read here; the products are this thread's own, with
                     // room for its tiles; an item alone writes its panel's outputs of its tiles.
-                    unsafe { self.panel::<P>(&work, panel, weights) };
+                    unsafe { self.panel::<F>(&work, &segments, panel, weights) };
                 });
             });
         }
@@ -223,9 +228,10 @@ impl<S: Simd> Convolution<'_, S> {
     ///
     /// # Safety
     /// As for [`products`](Self::products) and [`outputs`](Self::outputs).
-    unsafe fn panel<P: TileFamily>(
+    unsafe fn panel<F: Filtering>(
         &self,
         work: &Work<'_>,
+        segments: &Segments,
         panel: usize,
         weights: PanelWeights<'_>,
     ) {
@@ -234,12 +240,14 @@ impl<S: Simd> Convolution<'_, S> {
             // SAFETY: the caller says what all three ask for.
             || unsafe {
                 match weights {
-                    PanelWeights::Packed(u) => self.packed_products::<P>(work, panel, u),
+                    PanelWeights::Packed(u) => {
+                        self.packed_products::<F>(work, segments, panel, u);
+                    }
                     PanelWeights::Unpacked(weights) => {
-                        self.unpacked_products::<P>(work, panel, weights);
+                        self.unpacked_products::<F>(work, panel, weights);
                     }
                 }
-                self.outputs::<P>(work, panel);
+                self.outputs::<F>(work, panel);
             },
         );
     }
@@ -249,13 +257,16 @@ impl<S: Simd> Convolution<'_, S> {
     /// # Safety
     /// As for [`products`](Self::products), but for the weights, which are packed for this convolution.
     #[inline(always)]
-    unsafe fn packed_products<P: TileFamily>(&self, work: &Work<'_>, panel: usize, packed: &[f32]) {
-        let size = P::LARGEST + 2;
-        let point = self.in_blocks * LANES * S::NR;
-        let u = packed[panel * size * size * point..][..size * size * point].as_ptr();
-        let u = |row, column| u.wrapping_add((row * size + column) * point);
-        // SAFETY: there are size · size points, of which smaller tiles use the first, and at each so many panel rows.
-        unsafe { self.products(work, 0..self.in_blocks, u, false) };
+    unsafe fn packed_products<F: Filtering>(
+        &self,
+        work: &Work<'_>,
+        segments: &Segments,
+        panel: usize,
+        packed: &[f32],
+    ) {
+        let u = packed[panel * self.panel_len..][..self.panel_len].as_ptr();
+        // SAFETY: there are the points of the largest tile, of which smaller tiles use the first.
+        unsafe { self.products::<F>(work, segments, (u, self.units), false) };
     }
 
     /// A panel's products with weights that are transformed here, some channel blocks at a time.
@@ -263,57 +274,60 @@ impl<S: Simd> Convolution<'_, S> {
     /// # Safety
     /// As for [`products`](Self::products), but for the weights.
     #[inline(always)]
-    unsafe fn unpacked_products<P: TileFamily>(
+    unsafe fn unpacked_products<F: Filtering>(
         &self,
         work: &Work<'_>,
         panel: usize,
         weights: &Weights<'_>,
     ) {
-        let (down, across) = self.from.point_grid();
-        let row_bytes = 4 * down * across * LANES * S::NR;
-        let most = (WEIGHT_PANEL_BYTES / row_bytes).clamp(1, self.in_blocks);
-        let point = most * LANES * S::NR + POINT_PAD;
-        let mut own = Scratch::new(down * across * point);
+        let (down, across) = self.tiling.point_grid();
+        let of_block = F::units(down, across) * LANES * S::NR;
+        let most = (WEIGHT_PANEL_BYTES / (4 * of_block)).clamp(1, self.in_blocks);
+        let mut own = Scratch::new(most * of_block + F::units(down, across) * POINT_PAD);
         let mut taps = Taps::ZERO;
         for first in (0..self.in_blocks).step_by(most) {
             let blocks = first..self.in_blocks.min(first + most);
+            let units = Units {
+                across,
+                len: blocks.len() * LANES * S::NR + POINT_PAD,
+                blocks: blocks.len(),
+            };
             let u = own.as_mut_ptr();
             for block in blocks.clone() {
                 weights.read_taps(self.simd, panel, block, &mut taps);
                 for input in 0..LANES {
                     let row = (block - first) * LANES + input;
                     let taps = taps.of::<S>(input);
-                    // SAFETY: `own` is made for the panel rows of so many blocks at each point.
+                    // SAFETY: `own` is made for the panel rows of so many blocks at each unit.
                     unsafe {
-                        let u = (u.add(row * S::NR), point);
-                        transform_taps::<S, P>(self.simd, taps, u, (down, across));
+                        let u = (u.add(row * S::NR), units);
+                        transform_taps::<S, F>(self.simd, taps, u, (down, across));
                     }
                 }
             }
-            let u = u.cast_const();
-            let u = |row, column| u.wrapping_add((row * across + column) * point);
+            let segments = self.segments::<F>(&blocks, work.chunk.room);
             // SAFETY: these are the points of these blocks' weights, filled just now.
-            unsafe { self.products(work, blocks, u, first > 0) };
+            unsafe { self.products::<F>(work, &segments, (u.cast_const(), units), first > 0) };
         }
     }
 
-    /// A panel's products of the tiles at every point, over some of the channel blocks.
+    /// A panel's products of the tiles at every point, over the channel blocks of the segments.
     ///
     /// # Safety
-    /// The chunk holds the tiles, transformed; the products have room for them and are the caller's alone; `u` gives
-    /// where a point's panel rows for these blocks begin.
+    /// The chunk holds the tiles, transformed; the products have room for them and are the caller's alone; `u` holds
+    /// the panel rows for these blocks at each unit.
     #[inline(always)]
-    unsafe fn products(
+    unsafe fn products<F: Filtering>(
         &self,
         work: &Work<'_>,
-        blocks: Range<usize>,
-        u: impl Fn(usize, usize) -> *const f32,
+        segments: &Segments,
+        (u, units): (*const f32, Units),
         accumulate: bool,
     ) {
-        let (down, across) = self.from.point_grid();
+        let (down, across) = self.tiling.point_grid();
         for row in 0..down {
             for column in 0..across {
-                let tiles = self.from.with_point(row, column);
+                let tiles = self.tiling.with_point(row, column);
                 let first = tiles.start.max(work.tiles.start);
                 let end = tiles.end.min(work.tiles.end);
                 if first >= end {
@@ -322,7 +336,7 @@ impl<S: Simd> Convolution<'_, S> {
                 let microkernel = Microkernel::<LANES, 1> {
                     vectors: S::NR_VECTORS,
                     m: end - first,
-                    segments: &work.segments[blocks.clone()],
+                    segments: &segments[F::kind(row, column)],
                     segment_k: LANES,
                     last_k: LANES,
                 };
@@ -332,8 +346,9 @@ impl<S: Simd> Convolution<'_, S> {
                     let v = work.chunk.values;
                     let v = v.at(point * work.chunk.point + skipped * LANES);
                     let m = work.products.at(point * work.point + skipped * S::NR);
+                    let u = F::panel_rows::<S>(u, units, (row, column));
                     let output = InMemory { c: m, accumulate };
-                    microkernel.run(self.simd, v, u(row, column), output);
+                    microkernel.run(self.simd, v, u, output);
                 }
             }
         }
@@ -344,20 +359,20 @@ impl<S: Simd> Convolution<'_, S> {
     /// # Safety
     /// The products hold the tiles', which are the output's, and nobody else writes their outputs in the panel.
     #[inline(always)]
-    unsafe fn outputs<P: TileFamily>(&self, work: &Work<'_>, panel: usize) {
+    unsafe fn outputs<F: Filtering>(&self, work: &Work<'_>, panel: usize) {
         for vector in 0..S::NR_VECTORS {
             let block = panel * S::NR_VECTORS + vector;
-            if block == self.to.shape.blocks() {
+            if block == self.tiling.shape.blocks() {
                 break;
             }
             for index in work.tiles.clone() {
-                let tile = self.to.tile(index);
+                let tile = self.tiling.tile(index);
                 let first = (index - work.chunk.first) * S::NR + vector * LANES;
                 // SAFETY: the products have the tile at each point. The length of `y` and the epilogue were checked.
                 unsafe {
                     let m = (work.products.at(first).cast_const(), work.point);
                     let place = (tile, block);
-                    output_tile::<S, P>(self.simd, m, &self.to, place, self.epilogue, self.y);
+                    F::output_tile(self.simd, m, &self.tiling, place, self.epilogue, self.y);
                 }
             }
         }

@@ -5,15 +5,20 @@
 //! together.
 
 mod chunk;
+mod filtering;
 mod forward;
+mod outputs;
 mod pack;
+mod patch;
 mod points;
+mod strided;
 mod tiling;
 mod transform;
 mod weight_gradient;
 
 pub(crate) use forward::convolve;
-pub(crate) use pack::pack;
+pub(crate) use pack::{pack, packed_len};
 pub(crate) use points::{F2, F4, F6};
+pub(crate) use strided::Strided;
 pub(crate) use tiling::Tiling;
 pub(crate) use weight_gradient::parameter_gradients;

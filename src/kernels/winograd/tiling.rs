@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use super::super::shape::Shape;
-use super::points::TileFamily;
 
 /// One side of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +16,8 @@ struct Side {
     full: usize,
     /// Outputs on a side of them.
     largest: usize,
+    /// Points that a tile has beyond its outputs.
+    beyond: usize,
     /// Outputs on a side of the last tile, if that is smaller; else 0.
     rest: usize,
 }
@@ -28,33 +29,50 @@ impl Side {
         Self {
             full,
             largest,
+            beyond: 2,
             rest: rest % largest,
+        }
+    }
+
+    /// Tiles of one size, the last of which may reach beyond the map.
+    fn even(length: usize, outputs: usize, beyond: usize) -> Self {
+        Self {
+            full: length.div_ceil(outputs),
+            largest: outputs,
+            beyond,
+            rest: 0,
         }
     }
 
     /// Points of all its tiles together.
     fn total_points(&self) -> usize {
-        self.full * (self.largest + 2) + if self.rest > 0 { self.rest + 2 } else { 0 }
+        let rest = if self.rest > 0 {
+            self.rest + self.beyond
+        } else {
+            0
+        };
+        self.full * (self.largest + self.beyond) + rest
     }
 
     /// Points of its largest tile.
     fn largest_points(&self) -> usize {
-        2 + if self.full > 0 {
-            self.largest
-        } else {
-            self.rest
-        }
+        self.beyond
+            + if self.full > 0 {
+                self.largest
+            } else {
+                self.rest
+            }
     }
 
     /// Whether the last tile has this point.
     fn rest_has(&self, point: usize) -> bool {
-        self.full == 0 || self.rest > 0 && point < self.rest + 2
+        self.full == 0 || self.rest > 0 && point < self.rest + self.beyond
     }
 }
 
 /// One tile: the place of its outputs, and how many it has on a side (some of which may be outside of the map).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tile {
+pub(crate) struct Tile {
     pub(super) image: usize,
     pub(super) top: usize,
     pub(super) left: usize,
@@ -80,15 +98,18 @@ pub(crate) struct Tiling {
 }
 
 impl Tiling {
-    pub(super) fn new<P: TileFamily>(shape: Shape) -> Self {
-        Self::of_largest(shape, P::LARGEST)
+    pub(crate) fn of_largest(shape: Shape, largest: usize) -> Self {
+        let side = |length: usize| Side::new(length, largest);
+        Self::of_sides(shape, side(shape.height), side(shape.width))
     }
 
-    pub(crate) fn of_largest(shape: Shape, largest: usize) -> Self {
-        let (down, across) = (
-            Side::new(shape.height, largest),
-            Side::new(shape.width, largest),
-        );
+    /// Tiles of one size with so many points beyond their outputs.
+    pub(super) fn even(shape: Shape, outputs: usize, beyond: usize) -> Self {
+        let side = |length: usize| Side::even(length, outputs, beyond);
+        Self::of_sides(shape, side(shape.height), side(shape.width))
+    }
+
+    fn of_sides(shape: Shape, down: Side, across: Side) -> Self {
         let rest = |side: Side| usize::from(side.rest > 0);
         let mut kinds = [0; 5];
         let counts = [

@@ -17,53 +17,60 @@ use super::super::parallel::{Shared, for_each, part};
 use super::super::scratch::{Scratch, with_own};
 use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
+use super::super::window::Window;
 use super::chunk::{Chunk, for_each_group, groups};
-use super::points::{F2, F4, F6, TileFamily};
+use super::filtering::{Filtering, Maps, Transformed};
+use super::points::{F2, F4, F6};
+use super::strided::Strided;
 use super::tiling::Tiling;
-use super::transform::{input_tile, weights_back};
 
 /// Writes the gradients of the weights (out, in, 3, 3) and the bias (out), from blocked input `x` and the blocked
-/// gradient `dy` of the convolution's sums. The tiles are those with the fewest products.
+/// gradient `dy` of the sums of a convolution with stride 1 or 2. The tiles are those with the fewest products.
 pub(crate) fn parameter_gradients(
     isa: Isa,
     x: &[f32],
     input: Shape,
+    window: Window,
     dy: &[f32],
     dw: &mut [f32],
     db: &mut [f32],
 ) {
-    let points = |largest: usize| Tiling::of_largest(input, largest).total_points();
-    with_simd!(isa, simd => if points(6) < points(4) {
-        of_family::<_, F6>(simd, x, input, dy, dw, db);
-    } else if points(4) < points(2) {
-        of_family::<_, F4>(simd, x, input, dy, dw, db);
-    } else {
-        of_family::<_, F2>(simd, x, input, dy, dw, db);
-    });
-}
-
-/// [`parameter_gradients`] with a family's tiles.
-fn of_family<S: Simd, P: TileFamily>(
-    simd: S,
-    x: &[f32],
-    input: Shape,
-    dy: &[f32],
-    dw: &mut [f32],
-    db: &mut [f32],
-) {
-    let output = input.with_channels(db.len());
+    let output = window.output(input).with_channels(db.len());
     assert_eq!(
         (x.len(), dy.len()),
         (input.blocked_len(), output.blocked_len())
     );
     assert_eq!(dw.len(), output.channels * input.channels * 9);
+    let padding = (window.padding.top, window.padding.left);
+    let maps = |x, shape| Maps { x, shape, padding };
+    let (from, to) = (maps(x, input), maps(dy, output));
+    let points = |largest: usize| Tiling::of_largest(output, largest).total_points();
+    with_simd!(isa, simd => if window.stride == 2 {
+        of_family::<_, Strided>(simd, &from, &to, dw, db);
+    } else if points(6) < points(4) {
+        of_family::<_, F6>(simd, &from, &to, dw, db);
+    } else if points(4) < points(2) {
+        of_family::<_, F4>(simd, &from, &to, dw, db);
+    } else {
+        of_family::<_, F2>(simd, &from, &to, dw, db);
+    });
+}
+
+/// [`parameter_gradients`] with a family's tiles.
+fn of_family<S: Simd, F: Filtering>(
+    simd: S,
+    inputs: &Maps<'_>,
+    outputs: &Maps<'_>,
+    dw: &mut [f32],
+    db: &mut [f32],
+) {
     db.fill(0.0);
-    let (from, to) = (Tiling::new::<P>(input), Tiling::new::<P>(output));
-    if from.tiles() == 0 {
+    let tiling = F::tiling(outputs.shape);
+    if tiling.tiles() == 0 {
         dw.fill(0.0);
         return;
     }
-    let plan = Plan::new::<S>(from, to);
+    let plan = Plan::new::<S, F>(inputs.shape, tiling);
     let mut v = Scratch::new(plan.points * plan.v_point);
     let mut m = Scratch::new(plan.points * plan.m_point);
     let rectangles = if plan.sums_wait { plan.rectangles } else { 0 };
@@ -75,27 +82,26 @@ fn of_family<S: Simd, P: TileFamily>(
         dw: Shared::new(dw),
         plan,
     };
-    for index in 0..gradient.plan.chunks {
-        let tiles = part(&(0..from.tiles()), index, gradient.plan.chunks);
+    let plan = &gradient.plan;
+    for index in 0..plan.chunks {
+        let tiles = part(&(0..tiling.tiles()), index, plan.chunks);
         let work = Work {
-            inputs: Chunk {
-                first: tiles.start,
-                room: gradient.plan.room,
-                values: v,
-                point: gradient.plan.v_point,
-            },
+            inputs: Chunk::new::<F>(v, plan.blocks, plan.room, tiles.start),
             outputs: m,
             tiles,
             is_first: index == 0,
         };
         let tiles = work.tiles.clone();
         // SAFETY: the chunk is made for `room` tiles, at least as many as these; nothing else runs at this time.
-        unsafe { work.inputs.fill_together::<S, P>(simd, x, &from, tiles) };
-        gradient.transform_outputs::<P>(&work, dy, db);
-        gradient.accumulate::<P>(&work);
+        unsafe {
+            work.inputs
+                .fill_together::<S, F>(simd, inputs, &tiling, tiles)
+        };
+        gradient.transform_outputs::<F>(&work, outputs, db);
+        gradient.accumulate::<F>(&work);
     }
-    if gradient.plan.sums_wait {
-        gradient.finish_all::<P>();
+    if plan.sums_wait {
+        gradient.finish_all::<F>();
     }
 }
 
@@ -103,12 +109,16 @@ fn of_family<S: Simd, P: TileFamily>(
 /// of the points each if there are few rectangles. It depends on the layer's shape alone, so the order of every sum
 /// does too.
 struct Plan {
-    from: Tiling,
-    to: Tiling,
+    tiling: Tiling,
+    in_channels: usize,
     blocks: usize,
     panels: usize,
     /// Points in all.
     points: usize,
+    /// Channel blocks of a rectangle at most, each with all of its parts.
+    high: usize,
+    /// Parts of a channel block.
+    parts_of_block: usize,
     /// Rectangles next to each other along the panels.
     strips: usize,
     rectangles: usize,
@@ -126,24 +136,27 @@ struct Plan {
 }
 
 impl Plan {
-    fn new<S: Simd>(from: Tiling, to: Tiling) -> Self {
-        let (blocks, panels) = (from.shape.blocks(), to.shape.channels.div_ceil(S::NR));
-        let (down, across) = from.point_grid();
+    fn new<S: Simd, F: Filtering>(input: Shape, tiling: Tiling) -> Self {
+        let (blocks, panels) = (input.blocks(), tiling.shape.channels.div_ceil(S::NR));
+        let (down, across) = tiling.point_grid();
         let points = down * across;
         let strips = panels.div_ceil(GRADIENT_PANELS);
-        let rectangles = blocks.div_ceil(GRADIENT_BLOCKS) * strips;
+        let high = GRADIENT_BLOCKS / F::PARTS;
+        let rectangles = blocks.div_ceil(high) * strips;
         let parts = GRADIENT_ITEMS.div_ceil(rectangles).min(points);
         let most = if parts > 1 {
             SMALL_SUMS_CHUNK_BYTES
         } else {
             LARGE_SUMS_CHUNK_BYTES
         };
-        let per_tile = 4 * points * (blocks * LANES + panels * S::NR);
-        let chunks = from.tiles().div_ceil((most / per_tile).max(LANES));
-        let room = from.tiles().div_ceil(chunks);
+        let per_tile = 4 * points * (F::PARTS * blocks * LANES + panels * S::NR);
+        let chunks = tiling.tiles().div_ceil((most / per_tile).max(LANES));
+        let room = tiling.tiles().div_ceil(chunks);
         Self {
-            from,
-            to,
+            tiling,
+            in_channels: input.channels,
+            high,
+            parts_of_block: F::PARTS,
             blocks,
             panels,
             points,
@@ -152,7 +165,7 @@ impl Plan {
             parts,
             chunks,
             room,
-            v_point: Chunk::point_len(from.shape, room),
+            v_point: Chunk::point_len::<F>(blocks, room),
             m_point: panels * room * S::NR + POINT_PAD,
             sums_wait: chunks > 1 || parts > 1,
         }
@@ -173,20 +186,25 @@ impl Plan {
         let run =
             |index: usize, length: usize, all: usize| index * length..all.min((index + 1) * length);
         (
-            run(index / self.strips, GRADIENT_BLOCKS, self.blocks),
+            run(index / self.strips, self.high, self.blocks),
             run(index % self.strips, GRADIENT_PANELS, self.panels),
         )
     }
 
     /// The rectangle that has a channel block and a panel.
     fn rectangle_of(&self, block: usize, panel: usize) -> usize {
-        block / GRADIENT_BLOCKS * self.strips + panel / GRADIENT_PANELS
+        block / self.high * self.strips + panel / GRADIENT_PANELS
     }
 
-    /// Where the sums of a channel block and a panel begin in those of their rectangle, at each point.
-    fn place<S: Simd>(&self, block: usize, panel: usize) -> usize {
-        let within = block % GRADIENT_BLOCKS * GRADIENT_PANELS + panel % GRADIENT_PANELS;
-        within * LANES * S::NR
+    /// Where the sums of a part of a channel block and a panel begin in those of their rectangle, at each point.
+    fn place<S: Simd>(&self, part: usize, block: usize, panel: usize) -> usize {
+        let within = block % self.high * self.parts_of_block + part;
+        (within * GRADIENT_PANELS + panel % GRADIENT_PANELS) * LANES * S::NR
+    }
+
+    /// Floats from part to part of a rectangle's sums.
+    fn part_len<S: Simd>() -> usize {
+        GRADIENT_PANELS * LANES * S::NR
     }
 }
 
@@ -210,10 +228,12 @@ struct Gradient<'a, S> {
 
 impl<S: Simd> Gradient<'_, S> {
     /// Transforms a chunk's gradients on all threads, and adds them up to the bias's.
-    fn transform_outputs<P: TileFamily>(&self, work: &Work<'_>, dy: &[f32], db: &mut [f32]) {
-        let Plan { to, m_point, .. } = &self.plan;
-        let blocks = to.shape.blocks();
-        assert_eq!(dy.len(), to.shape.blocked_len());
+    fn transform_outputs<F: Filtering>(&self, work: &Work<'_>, maps: &Maps<'_>, db: &mut [f32]) {
+        let Plan {
+            tiling, m_point, ..
+        } = &self.plan;
+        let blocks = tiling.shape.blocks();
+        assert_eq!(maps.shape, tiling.shape);
         let mut biases = vec![0.0; groups(&work.tiles) * blocks * LANES];
         let shared = Shared::new(&mut biases);
         for_each_group(work.tiles.clone(), |group, tiles| {
@@ -223,17 +243,22 @@ impl<S: Simd> Gradient<'_, S> {
                 #[inline(always)]
                 || {
                     for index in tiles {
-                        let tile = to.tile(index);
+                        let tile = tiling.tile(index);
                         for (block, bias) in biases.chunks_exact_mut(LANES).enumerate() {
                             let (panel, lanes) = (block * LANES / S::NR, block * LANES % S::NR);
                             let tile_of_chunk = index - work.tiles.start;
                             let first = (panel * self.plan.room + tile_of_chunk) * S::NR + lanes;
-                            // SAFETY: `dy` was checked. The chunk has room for the tile at each point, and groups share
-                            // no tile; `bias` has sixteen floats.
+                            // SAFETY: the maps were checked. The chunk has room for the tile at each point, and groups
+                            // share no tile; `bias` has sixteen floats.
                             unsafe {
-                                let m = (work.outputs.at(first), *m_point);
-                                let (place, dy) = ((tile, block), dy.as_ptr());
-                                let sum = input_tile::<S, P, true>(self.simd, dy, to, place, m);
+                                let to = Transformed {
+                                    v: work.outputs.at(first),
+                                    point: *m_point,
+                                    part: 0,
+                                    across: tiling.point_grid().1,
+                                };
+                                let place = (tile, block);
+                                let sum = F::output_tile_back(self.simd, maps, place, to);
                                 let sum = self.simd.add(self.simd.load(bias.as_ptr()), sum);
                                 self.simd.store(bias.as_mut_ptr(), sum);
                             }
@@ -250,7 +275,7 @@ impl<S: Simd> Gradient<'_, S> {
     }
 
     /// Adds a chunk's products to every rectangle's sums, on all threads.
-    fn accumulate<P: TileFamily>(&self, work: &Work<'_>) {
+    fn accumulate<F: Filtering>(&self, work: &Work<'_>) {
         let plan = &self.plan;
         for_each(plan.rectangles * plan.parts, |item| {
             let rectangle = item / plan.parts;
@@ -259,13 +284,13 @@ impl<S: Simd> Gradient<'_, S> {
             if plan.sums_wait {
                 let sums = self.sums.part(rectangle * len, len);
                 // SAFETY: an item writes its rectangle's sums at its own points.
-                unsafe { self.products(work, rectangle, points, sums) };
+                unsafe { self.products::<F>(work, rectangle, points, sums) };
             } else {
                 // SAFETY: the buffer is the thread's own, and the weights are the item's alone: it has all points.
                 with_own(len, |own| unsafe {
                     let sums = Shared::new(own);
-                    self.products(work, rectangle, points, sums);
-                    self.finish_rectangle::<P>(rectangle, sums);
+                    self.products::<F>(work, rectangle, points, sums);
+                    self.finish_rectangle::<F>(rectangle, sums);
                 });
             }
         });
@@ -275,7 +300,7 @@ impl<S: Simd> Gradient<'_, S> {
     ///
     /// # Safety
     /// The sums are a rectangle's, and nobody else reads or writes them at these points.
-    unsafe fn products(
+    unsafe fn products<F: Filtering>(
         &self,
         work: &Work<'_>,
         rectangle: usize,
@@ -284,29 +309,33 @@ impl<S: Simd> Gradient<'_, S> {
     ) {
         let plan = &self.plan;
         let (blocks, panels) = plan.rectangle(rectangle);
-        let (_, across) = plan.from.point_grid();
+        let (_, across) = plan.tiling.point_grid();
         let (first, end) = (work.tiles.start, work.tiles.end);
         self.simd.vectorize(
             #[inline(always)]
             || {
                 for point in points {
-                    let with = plan.from.with_point(point / across, point % across);
+                    let (row, column) = (point / across, point % across);
+                    let with = plan.tiling.with_point(row, column);
                     let start = with.start.clamp(first, end);
                     let stop = with.end.clamp(start, end);
-                    for block in blocks.clone() {
+                    let parts = F::KINDS[F::kind(row, column)];
+                    let of_block = |block| parts.iter().map(move |part| (block, *part));
+                    for (block, part) in blocks.clone().flat_map(of_block) {
                         let microkernel = Microkernel::<1, LANES> {
                             vectors: S::NR_VECTORS,
-                            m: LANES.min(plan.from.shape.channels - block * LANES),
+                            m: LANES.min(plan.in_channels - block * LANES),
                             segments: &[0],
                             segment_k: stop - start,
                             last_k: stop - start,
                         };
                         for panel in panels.clone() {
-                            let a = work.inputs.place(block, start);
+                            let a = work.inputs.place(part, block, start);
                             let b = (panel * plan.room + start - first) * S::NR;
-                            let c = point * plan.sums_point::<S>() + plan.place::<S>(block, panel);
+                            let place = plan.place::<S>(part, block, panel);
+                            let c = point * plan.sums_point::<S>() + place;
                             // SAFETY: k goes over tiles of the chunk that have this point, which both operands hold;
-                            // the sums have sixteen panel rows for each block and panel.
+                            // the sums have sixteen panel rows for each part of a block and panel.
                             unsafe {
                                 microkernel.run(
                                     self.simd,
@@ -329,7 +358,7 @@ impl<S: Simd> Gradient<'_, S> {
     ///
     /// # Safety
     /// As for [`finish`](Self::finish), of each of its channel blocks and panels.
-    unsafe fn finish_rectangle<P: TileFamily>(&self, rectangle: usize, sums: Shared<'_>) {
+    unsafe fn finish_rectangle<F: Filtering>(&self, rectangle: usize, sums: Shared<'_>) {
         let (blocks, panels) = self.plan.rectangle(rectangle);
         self.simd.vectorize(
             #[inline(always)]
@@ -338,7 +367,7 @@ impl<S: Simd> Gradient<'_, S> {
                     for panel in panels.clone() {
                         // SAFETY: the sums and weights of this block and panel are the caller's, as those of all of
                         // the rectangle are.
-                        unsafe { self.finish::<P>(sums, block, panel) };
+                        unsafe { self.finish::<F>(sums, block, panel) };
                     }
                 }
             },
@@ -346,7 +375,7 @@ impl<S: Simd> Gradient<'_, S> {
     }
 
     /// Writes the weights' gradient from sums that waited, on all threads.
-    fn finish_all<P: TileFamily>(&self) {
+    fn finish_all<F: Filtering>(&self) {
         let plan = &self.plan;
         for_each(plan.blocks * plan.panels, |item| {
             let (block, panel) = (item / plan.panels, item % plan.panels);
@@ -355,7 +384,7 @@ impl<S: Simd> Gradient<'_, S> {
             self.simd.vectorize(
                 #[inline(always)]
                 // SAFETY: all sums are there and only read; an item writes the weights of its block and panel.
-                || unsafe { self.finish::<P>(sums, block, panel) },
+                || unsafe { self.finish::<F>(sums, block, panel) },
             );
         });
     }
@@ -365,21 +394,22 @@ impl<S: Simd> Gradient<'_, S> {
     /// # Safety
     /// `sums` are their rectangle's, which nobody writes, and nobody else writes these weights.
     #[inline(always)]
-    unsafe fn finish<P: TileFamily>(&self, sums: Shared<'_>, block: usize, panel: usize) {
+    unsafe fn finish<F: Filtering>(&self, sums: Shared<'_>, block: usize, panel: usize) {
         let (simd, plan) = (self.simd, &self.plan);
         for vector in 0..S::NR_VECTORS {
             let first_output = panel * S::NR + vector * LANES;
-            if first_output >= plan.to.shape.channels {
+            if first_output >= plan.tiling.shape.channels {
                 break;
             }
             let mut taps = TapGradients([0.0; LANES * 9 * LANES]);
             for (input, taps) in taps.0.chunks_exact_mut(9 * LANES).enumerate() {
-                let at = plan.place::<S>(block, panel) + input * S::NR + vector * LANES;
-                // SAFETY: the sums have sixteen panel rows for the block and panel at each point, and `taps` has nine
-                // vectors.
+                let at = plan.place::<S>(0, block, panel) + input * S::NR + vector * LANES;
+                // SAFETY: the sums have sixteen panel rows for each part of the block and the panel at each point, and
+                // `taps` has nine vectors.
                 unsafe {
-                    let u = (sums.at(at).cast_const(), plan.sums_point::<S>());
-                    weights_back::<S, P>(simd, u, plan.from.point_grid(), taps.as_mut_ptr());
+                    let u = sums.at(at).cast_const();
+                    let u = (u, plan.sums_point::<S>(), Plan::part_len::<S>());
+                    F::weights_back(simd, u, plan.tiling.point_grid(), taps.as_mut_ptr());
                 }
             }
             // SAFETY: these weights are the caller's alone.
@@ -393,10 +423,10 @@ impl<S: Simd> Gradient<'_, S> {
     /// Nobody else reads or writes them.
     #[inline(always)]
     unsafe fn write(&self, taps: &TapGradients, first_output: usize, first_input: usize) {
-        let (from, to) = (self.plan.from.shape, self.plan.to.shape);
-        let inputs = LANES.min(from.channels - first_input);
-        let outputs = LANES.min(to.channels - first_output);
-        let row = from.channels * 9;
+        let (in_channels, out_channels) = (self.plan.in_channels, self.plan.tiling.shape.channels);
+        let inputs = LANES.min(in_channels - first_input);
+        let outputs = LANES.min(out_channels - first_output);
+        let row = in_channels * 9;
         let taps = taps.0.as_ptr();
         // SAFETY: there are so many inputs and outputs from these on, and `taps` holds 144 rows of sixteen outputs.
         unsafe {

@@ -1,0 +1,131 @@
+//! What the ways of filtering by tiles have in common: how maps and weights are taken to points and back.
+
+use super::super::epilogue::Epilogue;
+use super::super::gemm::PanelRows;
+use super::super::parallel::Shared;
+use super::super::shape::Shape;
+use super::super::simd::Simd;
+use super::tiling::{Tile, Tiling};
+
+/// A convolution's outputs are cut into tiles. The inputs of a tile and the weights are transformed to points, multiplied
+/// point by point, added up over the channels, and transformed back.
+///
+/// A stride takes the map of a channel apart into several, whose products add up too: its parts.
+pub(crate) trait Filtering: Copy + Send + Sync + 'static {
+    /// Points on a side of the largest tile.
+    const POINTS: usize;
+    /// Parts of a map.
+    const PARTS: usize;
+    /// The parts that a point of each kind has, in order.
+    const KINDS: &'static [&'static [usize]];
+
+    /// The tiles of maps that are written.
+    fn tiling(output: Shape) -> Tiling;
+    /// The kind of a point.
+    fn kind(row: usize, column: usize) -> usize;
+    /// How many different numbers a weight has at so many points.
+    fn units(down: usize, across: usize) -> usize;
+    /// Which of these a part meets at a point, of `across` to a row.
+    fn unit(row: usize, column: usize, part: usize, across: usize) -> usize;
+    /// A panel's weights at a point, from all of its units on.
+    fn panel_rows<S: Simd>(u: *const f32, units: Units, point: (usize, usize))
+    -> impl PanelRows<S>;
+
+    /// Transforms the inputs of one tile of one channel block to its points.
+    ///
+    /// # Safety
+    /// `tile` and `block` are within the tiling and the maps, and `to` is valid for writing sixteen floats at each part
+    /// of each point.
+    unsafe fn input_tile<S: Simd>(simd: S, maps: &Maps<'_>, place: (Tile, usize), to: Transformed);
+
+    /// Transforms one tile's products of sixteen output channels, `point` floats from point to point, back, and writes
+    /// what the maps have room for.
+    ///
+    /// # Safety
+    /// `m` is valid for reading sixteen floats at each point. `y` holds the output maps (pooled if the epilogue pools),
+    /// which the epilogue was checked for, `tile` and `block` are within them, and nobody else writes these outputs.
+    unsafe fn output_tile<S: Simd>(
+        simd: S,
+        m: (*const f32, usize),
+        tiling: &Tiling,
+        place: (Tile, usize),
+        epilogue: &Epilogue<'_>,
+        y: Shared<'_>,
+    );
+
+    /// The transpose of [`output_tile`](Self::output_tile): transforms the gradients of one tile's outputs, of one channel
+    /// block, to its points. Returns the sum of what was transformed.
+    ///
+    /// # Safety
+    /// As for [`input_tile`](Self::input_tile), of the one part that outputs have.
+    unsafe fn output_tile_back<S: Simd>(
+        simd: S,
+        maps: &Maps<'_>,
+        place: (Tile, usize),
+        to: Transformed,
+    ) -> S::V;
+
+    /// Transforms the weights from one input to sixteen outputs to as many points. The taps are `tap` floats apart.
+    ///
+    /// # Safety
+    /// `taps` is valid for reading sixteen floats at each tap, `u` for writing them at each unit.
+    unsafe fn weights<S: Simd>(
+        simd: S,
+        taps: (*const f32, usize),
+        u: (*mut f32, Units),
+        points: (usize, usize),
+    );
+
+    /// The transpose of [`weights`](Self::weights): transforms the gradients at as many points, `point` floats apart and
+    /// their parts `part`, to nine taps, one after the other.
+    ///
+    /// # Safety
+    /// `u` is valid for reading sixteen floats at each part of each point, `taps` for writing them at each tap.
+    unsafe fn weights_back<S: Simd>(
+        simd: S,
+        u: (*const f32, usize, usize),
+        points: (usize, usize),
+        taps: *mut f32,
+    );
+}
+
+/// Blocked maps that tiles are cut from.
+#[derive(Clone, Copy)]
+pub(crate) struct Maps<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) shape: Shape,
+    /// Rows above and columns before the maps that the first window reads.
+    pub(super) padding: (usize, usize),
+}
+
+impl Maps<'_> {
+    /// Where a block of an image begins.
+    #[inline(always)]
+    pub(super) fn plane(&self, image: usize, block: usize) -> *const f32 {
+        let plane = image * self.shape.blocks() + block;
+        self.x.as_ptr().wrapping_add(plane * self.shape.plane_len())
+    }
+}
+
+/// Where a tile's values at its points go.
+#[derive(Clone, Copy)]
+pub(crate) struct Transformed {
+    pub(super) v: *mut f32,
+    /// Floats from point to point.
+    pub(super) point: usize,
+    /// Floats from part to part.
+    pub(super) part: usize,
+    /// Points to a row of the whole tiling's largest tile.
+    pub(super) across: usize,
+}
+
+/// Where weights at points lie: unit after unit.
+#[derive(Clone, Copy)]
+pub(crate) struct Units {
+    /// Points to a row.
+    pub(super) across: usize,
+    /// Floats from a unit to the next.
+    pub(super) len: usize,
+    /// Channel blocks of a unit.
+    pub(super) blocks: usize,
+}
