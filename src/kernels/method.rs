@@ -11,7 +11,7 @@ use super::shape::{FeatureMaps, Shape};
 use super::simd::{LANES, Simd};
 use super::weights::Weights;
 use super::window::Window;
-use super::winograd::{self, F2, F4, F6, Strided, Tiling};
+use super::winograd::{self, F2, F4, F6, SpaceToDepth, Strided, Tiling, space_to_depth};
 
 /// How a layer is convolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,8 @@ pub(super) enum Method {
     Winograd2,
     /// The same for stride 2, tiles of 4×4 outputs.
     Strided,
+    /// The same for 7×7 with stride 2, from one plane per channel.
+    SpaceToDepth,
     /// A shifted product for each tap.
     Direct,
     /// The same from one plane per channel, for few channels.
@@ -39,6 +41,7 @@ impl Method {
         out_channels: usize,
     ) -> Self {
         match x {
+            FeatureMaps::Planar(_) if SpaceToDepth::is_for(shape, window) => Self::SpaceToDepth,
             FeatureMaps::Planar(_) if shape.is_narrow() => Self::DirectPlanar,
             _ if window == Window::SAME_3X3 => Self::cheapest(shape, out_channels),
             _ if window.is_strided_3x3() => {
@@ -52,6 +55,7 @@ impl Method {
     pub(super) fn for_epilogue(self, epilogue: &Epilogue<'_>) -> Self {
         match self {
             Self::DirectPlanar => self,
+            Self::SpaceToDepth if epilogue.is_unsettled() => Self::DirectPlanar,
             _ if epilogue.is_unsettled() => Self::Direct,
             _ => self,
         }
@@ -105,6 +109,11 @@ impl Method {
         }
     }
 
+    /// Whether it reads maps as tensors have them.
+    pub(super) fn reads_planar(self) -> bool {
+        matches!(self, Self::DirectPlanar | Self::SpaceToDepth)
+    }
+
     /// Whether weights that are used often are packed ahead.
     pub(super) fn packs_ahead(self, isa: Isa, weights: &Weights<'_>) -> bool {
         with_simd!(isa, simd => match self {
@@ -117,6 +126,7 @@ impl Method {
     pub(super) fn pack(self, isa: Isa, weights: &Weights<'_>) -> Scratch {
         with_simd!(isa, simd => match self {
             Self::Strided => winograd::pack::<_, Strided>(simd, weights),
+            Self::SpaceToDepth => space_to_depth::pack(simd, weights),
             Self::Winograd6 => winograd::pack::<_, F6>(simd, weights),
             Self::Winograd4 => winograd::pack::<_, F4>(simd, weights),
             Self::Winograd2 => winograd::pack::<_, F2>(simd, weights),
@@ -126,7 +136,7 @@ impl Method {
     }
 
     /// Convolves `x`, of `shape`, into blocked `y` with `weights`, of which `packed` is what [`pack`](Self::pack) made
-    /// if it did. `x` is planar for [`DirectPlanar`](Self::DirectPlanar), else blocked.
+    /// if it did. `x` is planar for methods that read it so, else blocked.
     #[expect(clippy::too_many_arguments, reason = "a layer's operands")]
     pub(super) fn convolve(
         self,
@@ -148,6 +158,17 @@ impl Method {
             Self::Winograd4 => winograd::convolve::<_, F4>(simd, x, shape, window, weights, packed, epilogue, y),
             Self::Winograd2 => winograd::convolve::<_, F2>(simd, x, shape, window, weights, packed, epilogue, y),
             Self::Strided => winograd::convolve::<_, Strided>(simd, x, shape, window, weights, packed, epilogue, y),
+            Self::SpaceToDepth => {
+                let made;
+                let packed = match packed {
+                    Some(packed) => packed,
+                    None => {
+                        made = space_to_depth::pack(simd, weights);
+                        &made
+                    }
+                };
+                space_to_depth::convolve(simd, x, shape, window, packed, weights.sizes().0, epilogue, y);
+            }
             Self::Direct | Self::DirectPlanar if epilogue.pool => {
                 let unpooled = window.output(shape).with_channels(weights.sizes().0);
                 let mut sums = Scratch::new(unpooled.blocked_len());

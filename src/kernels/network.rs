@@ -317,7 +317,7 @@ impl<'a> Network<'a> {
         let packed = packed.as_deref().map(|packed| &**packed);
         let blocked;
         let x = match x {
-            FeatureMaps::Planar(planar) if method != Method::DirectPlanar => {
+            FeatureMaps::Planar(planar) if !method.reads_planar() => {
                 blocked = shape.blocked(planar);
                 &blocked
             }

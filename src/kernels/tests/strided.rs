@@ -4,16 +4,15 @@ use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 
 use super::super::activation::Activation;
-use super::super::convolution_gradient::{Joined, input_gradient};
+use super::super::convolution_gradient::{Joined, input_gradient, parameter_gradients};
 use super::super::epilogue::{Epilogue, Gate, pad_bias};
 use super::super::isa::Isa;
 use super::super::method::Method;
 use super::super::node::Conv;
 use super::super::reference::convolution;
-use super::super::shape::Shape;
+use super::super::shape::{FeatureMaps, Shape};
 use super::super::weights::Weights;
 use super::super::window::{Padding, Window};
-use super::super::winograd::parameter_gradients;
 use super::reference::{bias_gradient, error_beside, relative_error, relu, widened};
 use super::windows::on_threads;
 use super::{blocked, cases, noise, planar, size};
@@ -65,20 +64,35 @@ impl Layer {
         self.window.output(self.shape).with_channels(self.outputs)
     }
 
-    fn weights(&self, transposed: bool) -> Weights<'_> {
+    fn weights(&self) -> Weights<'_> {
         Weights {
             values: &self.weights,
             out_channels: self.outputs,
             in_channels: self.shape.channels,
             size: self.window.kernel,
             scale: None,
-            transposed,
+            transposed: false,
+        }
+    }
+
+    fn method(&self) -> Method {
+        match self.window.kernel {
+            7 => Method::SpaceToDepth,
+            _ => Method::Strided,
+        }
+    }
+
+    /// The input as its method reads it.
+    fn input(&self) -> Vec<f32> {
+        match self.method() {
+            Method::SpaceToDepth => self.x.clone(),
+            _ => blocked(self.shape, &self.x),
         }
     }
 
     /// What becomes of sums with a bias, a residual and a ReLU, with packed weights or others.
     fn convolve(&self, isa: Isa, bias: &[f32], residual: &[f32], is_packed: bool) -> Vec<f32> {
-        let (weights, output) = (self.weights(false), self.output());
+        let (weights, output) = (self.weights(), self.output());
         let (bias, residual) = (pad_bias(bias), blocked(output, residual));
         let epilogue = Epilogue {
             bias: Some(&bias),
@@ -86,21 +100,56 @@ impl Layer {
             activation: Activation::Relu,
             ..Epilogue::default()
         };
-        let packed = is_packed.then(|| Method::Strided.pack(isa, &weights));
-        let x = blocked(self.shape, &self.x);
+        let packed = is_packed.then(|| self.method().pack(isa, &weights));
         let mut y = vec![f32::NAN; output.blocked_len()];
-        let (shape, window) = (self.shape, self.window);
-        Method::Strided.convolve(
+        self.method().convolve(
             isa,
-            &x,
-            shape,
-            window,
+            &self.input(),
+            self.shape,
+            self.window,
             &weights,
             packed.as_deref(),
             &epilogue,
             &mut y,
         );
         planar(output, &y)
+    }
+
+    fn conv<'a>(&'a self, bias: &'a [f32]) -> Conv<&'a [f32]> {
+        Conv {
+            weights: &self.weights,
+            bias,
+            window: self.window,
+            depthwise: false,
+            residual: None,
+            activation: Activation::Identity,
+            pool: false,
+            scale: None,
+            kept_as: None,
+        }
+    }
+
+    /// The gradients of weights and bias.
+    fn parameter_gradients(&self, isa: Isa) -> [Vec<f32>; 2] {
+        let input = self.input();
+        let x = match self.method() {
+            Method::SpaceToDepth => FeatureMaps::Planar(&input),
+            _ => FeatureMaps::Blocked(&input),
+        };
+        let dy = blocked(self.output(), &self.cotangent);
+        let mut dw = vec![f32::NAN; self.weights.len()];
+        let mut db = vec![f32::NAN; self.outputs];
+        let zeros = vec![0.0; self.outputs];
+        parameter_gradients(
+            isa,
+            &self.conv(&zeros),
+            x,
+            self.shape,
+            &dy,
+            &mut dw,
+            &mut db,
+        );
+        [dw, db]
     }
 
     fn check(&self, isa: Isa, seed: u64) {
@@ -126,11 +175,7 @@ impl Layer {
             "{what}"
         );
 
-        let x = blocked(self.shape, &self.x);
-        let dy = blocked(output, &self.cotangent);
-        let mut dw = vec![f32::NAN; self.weights.len()];
-        let mut db = vec![f32::NAN; self.outputs];
-        parameter_gradients(isa, &x, self.shape, self.window, &dy, &mut dw, &mut db);
+        let [dw, db] = self.parameter_gradients(isa);
         let error = relative_error(&dw, &self.weight_gradient);
         assert!(error < 1e-5, "{what}: weights' gradient: {error:e}");
         let expected = bias_gradient(&widened(&self.cotangent), output, self.outputs);
@@ -145,23 +190,12 @@ impl Layer {
         );
         let error = error_beside(&db, &expected, &scale);
         assert!(error < 1e-5, "{what}: bias's gradient: {error:e}");
-        self.check_input_gradient(isa, &dy, seed);
+        self.check_input_gradient(isa, seed);
     }
 
     /// That of the input joins another and passes a ReLU.
-    fn check_input_gradient(&self, isa: Isa, dy: &[f32], seed: u64) {
+    fn check_input_gradient(&self, isa: Isa, seed: u64) {
         let shape = self.shape;
-        let conv = Conv {
-            weights: &self.weights[..],
-            bias: &vec![0.0; self.outputs][..],
-            window: self.window,
-            depthwise: false,
-            residual: None,
-            activation: Activation::Identity,
-            pool: false,
-            scale: None,
-            kept_as: None,
-        };
         let other = noise(shape.planar_len(), seed ^ 5);
         let gate = noise(shape.planar_len(), seed ^ 6);
         let expected = self.input_gradient.iter().zip(&other).zip(&gate);
@@ -175,17 +209,19 @@ impl Layer {
             gate: Gate::of(Activation::Relu, &gate),
         };
         let mut dx = vec![f32::NAN; shape.blocked_len()];
-        input_gradient(isa, &conv, shape, dy, joined, &mut dx);
+        let dy = blocked(self.output(), &self.cotangent);
+        let zeros = vec![0.0; self.outputs];
+        input_gradient(isa, &self.conv(&zeros), shape, &dy, joined, &mut dx);
         let error = relative_error(&planar(shape, &dx), &expected.collect::<Vec<f64>>());
         let what = format!("{isa:?} {shape:?} {:?} → {}", self.window, self.outputs);
         assert!(error < 1e-5, "{what}: input's gradient: {error:e}");
     }
 }
 
-fn strided(padding: [usize; 4]) -> Window {
+fn strided(kernel: usize, padding: [usize; 4]) -> Window {
     let [top, bottom, left, right] = padding;
     Window {
-        kernel: 3,
+        kernel,
         stride: 2,
         padding: Padding {
             top,
@@ -207,8 +243,28 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let shape = Shape { batch, channels, height, width };
-        let window = strided(padding);
+        let window = strided(3, padding);
         prop_assume!(height + padding[0] + padding[1] >= 3 && width + padding[2] + padding[3] >= 3);
+        let layer = Layer::random(shape, window, outputs, seed);
+        for isa in Isa::available() {
+            layer.check(isa, seed);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+
+    #[test]
+    fn first_layers_are_candles_convolution_in_f64(
+        (batch, channels, height, width) in (1usize..=3, 1usize..=4, 1usize..=80, 1usize..=80),
+        padding in prop::array::uniform4(0usize..=7),
+        outputs in size(),
+        seed in any::<u64>(),
+    ) {
+        let shape = Shape { batch, channels, height, width };
+        let window = strided(7, padding);
+        prop_assume!(height + padding[0] + padding[1] >= 7 && width + padding[2] + padding[3] >= 7);
         let layer = Layer::random(shape, window, outputs, seed);
         for isa in Isa::available() {
             layer.check(isa, seed);
@@ -226,7 +282,7 @@ fn wide_strided_layers_take_both_schedules() {
             height: side,
             width: side + 1,
         };
-        Layer::random(shape, strided([1; 4]), outputs, 7).check(Isa::best(), 7);
+        Layer::random(shape, strided(3, [1; 4]), outputs, 7).check(Isa::best(), 7);
     }
 }
 
@@ -238,22 +294,8 @@ fn threads_change_no_bit_of_strided_tiles() {
         height: 21,
         width: 30,
     };
-    let layer = Layer::random(shape, strided([0, 1, 0, 1]), 72, 5);
+    let layer = Layer::random(shape, strided(3, [0, 1, 0, 1]), 72, 5);
     let residual = vec![0.0; layer.output().planar_len()];
     on_threads(|| layer.convolve(Isa::best(), &[0.5; 72], &residual, true));
-    on_threads(|| {
-        let x = blocked(shape, &layer.x);
-        let dy = blocked(layer.output(), &layer.cotangent);
-        let mut dw = vec![f32::NAN; layer.weights.len()];
-        parameter_gradients(
-            Isa::best(),
-            &x,
-            shape,
-            layer.window,
-            &dy,
-            &mut dw,
-            &mut [0.0; 72],
-        );
-        dw
-    });
+    on_threads(|| layer.parameter_gradients(Isa::best())[0].clone());
 }

@@ -14,6 +14,8 @@ use super::tiling::{Tile, Tiling};
 pub(crate) trait Filtering: Copy + Send + Sync + 'static {
     /// Points on a side of the largest tile.
     const POINTS: usize;
+    /// Weights from an input to an output.
+    const TAPS: usize = 9;
     /// Parts of a map.
     const PARTS: usize;
     /// The parts that a point of each kind has, in order.
@@ -25,8 +27,6 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
     fn kind(row: usize, column: usize) -> usize;
     /// How many different numbers a weight has at so many points.
     fn units(down: usize, across: usize) -> usize;
-    /// Which of these a part meets at a point, of `across` to a row.
-    fn unit(row: usize, column: usize, part: usize, across: usize) -> usize;
     /// A panel's weights at a point, from all of its units on.
     fn panel_rows<S: Simd>(u: *const f32, units: Units, point: (usize, usize))
     -> impl PanelRows<S>;
@@ -77,7 +77,7 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
     );
 
     /// The transpose of [`weights`](Self::weights): transforms the gradients at as many points, `point` floats apart and
-    /// their parts `part`, to nine taps, one after the other.
+    /// their parts `part`, to taps, one after the other.
     ///
     /// # Safety
     /// `u` is valid for reading sixteen floats at each part of each point, `taps` for writing them at each tap.

@@ -15,7 +15,7 @@ use super::super::weights::{Taps, Weights};
 use super::super::window::Window;
 use super::chunk::Chunk;
 use super::filtering::{Filtering, Maps, Units};
-use super::pack::{pack, packed_len, panel_len, transform_taps, units};
+use super::pack::{pack, packed_len, transform_taps, units};
 use super::tiling::Tiling;
 
 /// Convolves blocked `x`, of `input`'s shape, with 3×3 `weights` into blocked `y`. Weights that are used often are given
@@ -33,36 +33,17 @@ pub(crate) fn convolve<S: Simd, F: Filtering>(
 ) {
     let (out_channels, in_channels) = weights.sizes();
     let output = window.output(input).with_channels(out_channels);
-    let written = if epilogue.pool {
-        output.pooled()
-    } else {
-        output
-    };
     assert_eq!(input.channels, in_channels);
-    assert_eq!(
-        (x.len(), y.len()),
-        (input.blocked_len(), written.blocked_len())
-    );
-    epilogue.check(out_channels, y.len());
-    assert!(!epilogue.is_unsettled(), "tiles settle nothing");
     if y.is_empty() {
         return;
     }
-    let convolution = Convolution {
-        simd,
-        maps: Maps {
-            x,
-            shape: input,
-            padding: (window.padding.top, window.padding.left),
-        },
-        tiling: F::tiling(output),
-        in_blocks: input.blocks(),
-        panels: out_channels.div_ceil(S::NR),
-        panel_len: panel_len::<S, F>(weights),
-        units: units::<S, F>(weights),
-        epilogue,
-        y: Shared::new(y),
+    let maps = Maps {
+        x,
+        shape: input,
+        padding: (window.padding.top, window.padding.left),
     };
+    let units = units::<S, F>(weights);
+    let convolution = Convolution::new::<F>(simd, maps, output, units, epilogue, y);
     let length = packed_len::<S, F>(simd, weights);
     let is_small = 4 * length <= SMALL_WEIGHT_BYTES;
     let made;
@@ -74,16 +55,22 @@ pub(crate) fn convolve<S: Simd, F: Filtering>(
         packed => packed,
     };
     match packed {
-        Some(packed) => {
-            assert_eq!(packed.len(), length);
-            if is_small {
-                convolution.by_chunk::<F>(packed);
-            } else {
-                convolution.by_panel::<F>(PanelWeights::Packed(packed));
-            }
-        }
+        Some(packed) if is_small => convolution.by_chunk::<F>(packed),
+        Some(packed) => convolution.by_panel::<F>(PanelWeights::Packed(packed)),
         None => convolution.by_panel::<F>(PanelWeights::Unpacked(weights)),
     }
+}
+
+/// Convolves maps with packed weights of few channels into blocked `y`.
+pub(super) fn convolve_packed<S: Simd, F: Filtering>(
+    simd: S,
+    maps: Maps<'_>,
+    output: Shape,
+    (packed, units): (&[f32], Units),
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    Convolution::new::<F>(simd, maps, output, units, epilogue, y).by_chunk::<F>(packed);
 }
 
 /// What a panel's products are made with.
@@ -102,6 +89,8 @@ struct Convolution<'a, S> {
     /// The outputs cut into tiles.
     tiling: Tiling,
     in_blocks: usize,
+    /// Channels of the last block that are no padding, where it is the only one.
+    last_k: usize,
     panels: usize,
     /// Floats of a panel's packed weights.
     panel_len: usize,
@@ -124,7 +113,41 @@ struct Work<'a> {
 /// Where the parts of a tile's channel blocks begin, from the first, block by block, for each kind of point.
 type Segments = Vec<Vec<usize>>;
 
-impl<S: Simd> Convolution<'_, S> {
+impl<'a, S: Simd> Convolution<'a, S> {
+    fn new<F: Filtering>(
+        simd: S,
+        maps: Maps<'a>,
+        output: Shape,
+        units: Units,
+        epilogue: &'a Epilogue<'a>,
+        y: &'a mut [f32],
+    ) -> Self {
+        let written = if epilogue.pool {
+            output.pooled()
+        } else {
+            output
+        };
+        assert_eq!(y.len(), written.blocked_len());
+        epilogue.check(output.channels, y.len());
+        assert!(!epilogue.is_unsettled(), "tiles settle nothing");
+        Self {
+            simd,
+            maps,
+            tiling: F::tiling(output),
+            in_blocks: maps.shape.blocks(),
+            last_k: if F::PARTS == 1 && maps.shape.blocks() == 1 {
+                maps.shape.channels
+            } else {
+                LANES
+            },
+            panels: output.channels.div_ceil(S::NR),
+            panel_len: F::units(F::POINTS, F::POINTS) * units.len,
+            units,
+            epilogue,
+            y: Shared::new(y),
+        }
+    }
+
     /// Floats from point to point in the products of `room` tiles with a panel.
     fn products_point(room: usize) -> usize {
         room * S::NR + POINT_PAD
@@ -143,9 +166,12 @@ impl<S: Simd> Convolution<'_, S> {
 
     /// Each thread takes small chunks of tiles from input to output.
     fn by_chunk<F: Filtering>(&self, packed: &[f32]) {
+        assert_eq!(packed.len(), self.panels * self.panel_len);
         let (down, across) = self.tiling.point_grid();
         let tiles = self.tiling.tiles();
-        let per_tile = 4 * down * across * F::PARTS * self.in_blocks * LANES;
+        // Products take room too, if there are more of them than inputs.
+        let wide = (F::PARTS * self.in_blocks * LANES).max(2 * S::NR);
+        let per_tile = 4 * down * across * wide;
         let most = (OWN_CHUNK_BYTES / per_tile / S::MR).max(1) * S::MR;
         let chunks = tiles
             .div_ceil(most)
@@ -186,6 +212,9 @@ impl<S: Simd> Convolution<'_, S> {
 
     /// All threads transform a large chunk of tiles, then each takes a panel of output channels at a time.
     fn by_panel<F: Filtering>(&self, weights: PanelWeights<'_>) {
+        if let PanelWeights::Packed(packed) = weights {
+            assert_eq!(packed.len(), self.panels * self.panel_len);
+        }
         let (down, across) = self.tiling.point_grid();
         let points = down * across;
         let tiles = self.tiling.tiles();
@@ -338,7 +367,7 @@ impl<S: Simd> Convolution<'_, S> {
                     m: end - first,
                     segments: &segments[F::kind(row, column)],
                     segment_k: LANES,
-                    last_k: LANES,
+                    last_k: self.last_k,
                 };
                 let (point, skipped) = (row * across + column, first - work.chunk.first);
                 // SAFETY: rows are the tiles from `first` to `end`, which chunk and products have at this point.

@@ -49,7 +49,7 @@ pub(crate) fn pack<S: Simd, F: Filtering>(simd: S, weights: &Weights<'_>) -> Scr
     packed
 }
 
-/// Transforms the weights from one input to one panel of outputs, from nine panel rows to as many as there are
+/// Transforms the weights from one input to one panel of outputs, from a panel row for each tap to as many as there are
 /// units.
 ///
 /// # Safety
@@ -61,10 +61,10 @@ pub(super) unsafe fn transform_taps<S: Simd, F: Filtering>(
     (u, units): (*mut f32, Units),
     points: (usize, usize),
 ) {
-    assert!(taps.len() >= 9 * S::NR);
+    assert!(taps.len() >= F::TAPS * S::NR);
     for vector in 0..S::NR_VECTORS {
         let lanes = vector * LANES;
-        // SAFETY: nine panel rows of taps were checked just now; both have `NR_VECTORS` vectors a row.
+        // SAFETY: the panel rows of the taps were checked just now; both have `NR_VECTORS` vectors a row.
         unsafe {
             let taps = (taps[lanes..].as_ptr(), S::NR);
             F::weights(simd, taps, (u.add(lanes), units), points);

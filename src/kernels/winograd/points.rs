@@ -61,34 +61,37 @@ impl TileFamily for F2 {
 /// The values on a side of a tile; those past its size count for nothing.
 pub(super) type Line<S> = [<S as Simd>::V; MAX_SIZE];
 
+/// Π (x² − q²) over so many pairs but one, or (the last) over all: the coefficients of 1, x², x⁴ and x⁶.
+pub(super) const fn polynomials(squares: [f32; 3], pairs: usize) -> [[f32; 4]; 4] {
+    let mut polynomials = [[1.0, 0.0, 0.0, 0.0]; 4];
+    let mut without = 0;
+    while without <= pairs {
+        let polynomial = &mut polynomials[without];
+        let (mut pair, mut degree) = (0, 0);
+        while pair < pairs {
+            if pair != without {
+                // Times x², and −q² times itself.
+                let mut power = degree + 1;
+                while power > 0 {
+                    power -= 1;
+                    polynomial[power + 1] += polynomial[power];
+                    polynomial[power] *= -squares[pair];
+                }
+                degree += 1;
+            }
+            pair += 1;
+        }
+        without += 1;
+    }
+    polynomials
+}
+
 /// The numbers in the transforms of a tile with so many pairs of points.
 struct Constants<P, const PAIRS: usize>(PhantomData<P>);
 
 impl<P: TileFamily, const PAIRS: usize> Constants<P, PAIRS> {
     /// Π (x² − q²) over the pairs but one, or (the last) over all: the coefficients of 1, x², x⁴ and x⁶.
-    const POLYNOMIALS: [[f32; 4]; 4] = {
-        let mut polynomials = [[1.0, 0.0, 0.0, 0.0]; 4];
-        let mut without = 0;
-        while without <= PAIRS {
-            let polynomial = &mut polynomials[without];
-            let (mut pair, mut degree) = (0, 0);
-            while pair < PAIRS {
-                if pair != without {
-                    // Times x², and −q² times itself.
-                    let mut power = degree + 1;
-                    while power > 0 {
-                        power -= 1;
-                        polynomial[power + 1] += polynomial[power];
-                        polynomial[power] *= -P::SQUARES[pair];
-                    }
-                    degree += 1;
-                }
-                pair += 1;
-            }
-            without += 1;
-        }
-        polynomials
-    };
+    const POLYNOMIALS: [[f32; 4]; 4] = polynomials(P::SQUARES, PAIRS);
 
     /// 1 / Π (p − q) over the other finite points q, for the point 0.
     const ZERO: f32 = {
@@ -126,10 +129,10 @@ impl<P: TileFamily, const PAIRS: usize> Constants<P, PAIRS> {
     };
 }
 
-/// Σ c d over the coefficients of one of the [`POLYNOMIALS`](Constants::POLYNOMIALS), the last of which is 1, and every
-/// other value from `first` on.
+/// Σ c d over the coefficients of one of the [`polynomials`], the last of which is 1, and every other value from `first`
+/// on.
 #[inline(always)]
-fn polynomial<S: Simd>(
+pub(super) fn polynomial<S: Simd>(
     simd: S,
     coefficients: [f32; 4],
     degree: usize,

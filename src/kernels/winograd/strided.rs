@@ -17,7 +17,8 @@ use super::super::parallel::Shared;
 use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
 use super::filtering::{Filtering, Maps, Transformed, Units};
-use super::outputs::{LINE, Outputs};
+use super::paired_points::{OUTPUTS, Pairs};
+use super::paired_tiles::{load, output_tile, output_tile_back};
 use super::patch::{Aligned, MAX_PIXELS, Patch};
 use super::points::{Line, MAX_SIZE};
 use super::tiling::{Tile, Tiling};
@@ -36,9 +37,6 @@ impl Strided {
     }
 }
 
-/// Outputs on a side of a tile.
-const OUTPUTS: usize = 4;
-
 /// Inputs on a side of a tile.
 const INPUTS: usize = 2 * OUTPUTS + 1;
 
@@ -46,7 +44,7 @@ const INPUTS: usize = 2 * OUTPUTS + 1;
 const POINTS: usize = OUTPUTS + 1;
 
 /// ∞, which inputs with an odd place do without.
-const INFINITE: usize = OUTPUTS;
+const INFINITE: usize = Pairs::<2>::INFINITE;
 
 /// Where the units of each part begin: a weight that inputs with an odd row meet is the same at all rows, and so for
 /// columns.
@@ -60,121 +58,44 @@ const FIRST_UNITS: [usize; 4] = [
 /// Units in all.
 const UNITS: usize = (POINTS + 1) * (POINTS + 1);
 
-/// a and b, of the points ±a and ±b. They round the least of those we tried whose squares are exact.
-const PAIRS: [f32; 2] = [0.5, 1.5];
-
-/// p² of the other pair.
-const OTHER_SQUARES: [f32; 2] = [PAIRS[1] * PAIRS[1], PAIRS[0] * PAIRS[0]];
-
-/// p^k / Π (p − q) for the points p of each pair, and each output k. For −p those of even k are the opposite.
-const COEFFICIENTS: [[f32; OUTPUTS]; 2] = {
-    let mut coefficients = [[0.0; OUTPUTS]; 2];
-    let mut pair = 0;
-    while pair < 2 {
-        let p = PAIRS[pair];
-        let (mut power, mut value) = (0, 1.0 / (2.0 * p * (p * p - OTHER_SQUARES[pair])));
-        while power < OUTPUTS {
-            coefficients[pair][power] = value;
-            value *= p;
-            power += 1;
-        }
-        pair += 1;
-    }
-    coefficients
-};
-
-/// Bᵀ d: five inputs to five points. The finite points are those of the first four.
+/// Which unit a part meets at a point.
 #[inline(always)]
-fn input<S: Simd>(simd: S, d: [S::V; POINTS]) -> [S::V; POINTS] {
-    let mut points = [simd.splat(0.0); POINTS];
-    for pair in 0..2 {
-        let minus_square = simd.splat(-OTHER_SQUARES[pair]);
-        let odd = simd.mul_add(minus_square, d[1], d[3]);
-        let even = simd.mul_add(minus_square, d[0], d[2]);
-        let p = PAIRS[pair];
-        points[2 * pair] = simd.mul_add(simd.splat(p), even, odd);
-        points[2 * pair + 1] = simd.mul_add(simd.splat(-p), even, odd);
+fn unit(row: usize, column: usize, part: usize) -> usize {
+    match part {
+        0 => row * POINTS + column,
+        1 => FIRST_UNITS[1] + row,
+        2 => FIRST_UNITS[2] + column,
+        _ => FIRST_UNITS[3],
     }
-    let [a, b] = OTHER_SQUARES;
-    let sum = simd.mul_add(simd.splat(-(a + b)), d[2], d[4]);
-    points[INFINITE] = simd.mul_add(simd.splat(a * b), d[0], sum);
-    points
 }
+
+/// They round the least of those we tried.
+const PAIRS: Pairs<2> = Pairs::new([0.5, 1.5]);
 
 /// The even and the odd of nine inputs to points: five, and four after them.
 #[inline(always)]
 fn inputs<S: Simd>(simd: S, d: [S::V; INPUTS]) -> [S::V; INPUTS] {
     let zero = simd.splat(0.0);
-    let even = input(simd, [d[0], d[2], d[4], d[6], d[8]]);
-    let odd = input(simd, [d[1], d[3], d[5], d[7], zero]);
+    let even = [d[0], d[2], d[4], d[6], d[8], zero, zero, zero];
+    let odd = [d[1], d[3], d[5], d[7], zero, zero, zero, zero];
+    let (even, odd) = (PAIRS.input(simd, even), PAIRS.input(simd, odd));
     let mut points = [zero; INPUTS];
-    points[..POINTS].copy_from_slice(&even);
+    points[..POINTS].copy_from_slice(&even[..POINTS]);
     points[POINTS..].copy_from_slice(&odd[..OUTPUTS]);
     points
 }
 
-/// Aᵀ m: five points to four outputs.
+/// The two weights that inputs with an even place meet to points. (The one that others meet is itself at every point.)
 #[inline(always)]
-fn output<S: Simd>(simd: S, m: Line<S>) -> Line<S> {
-    let mut y = [simd.splat(0.0); MAX_SIZE];
-    y[OUTPUTS - 1] = m[INFINITE];
-    for pair in 0..2 {
-        let (plus, minus) = (m[2 * pair], m[2 * pair + 1]);
-        let parts = [simd.sub(plus, minus), simd.add(plus, minus)];
-        for power in 0..OUTPUTS {
-            let coefficient = simd.splat(COEFFICIENTS[pair][power]);
-            y[power] = simd.mul_add(coefficient, parts[power % 2], y[power]);
-        }
-    }
-    y
-}
-
-/// A y, the transpose of [`output`].
-#[inline(always)]
-fn output_back<S: Simd>(simd: S, y: [S::V; OUTPUTS]) -> [S::V; POINTS] {
-    let mut m = [simd.splat(0.0); POINTS];
-    m[INFINITE] = y[OUTPUTS - 1];
-    for pair in 0..2 {
-        let coefficients = COEFFICIENTS[pair];
-        let mut parts = [simd.splat(0.0); 2];
-        for power in 0..OUTPUTS {
-            let coefficient = simd.splat(coefficients[power]);
-            parts[power % 2] = simd.mul_add(coefficient, y[power], parts[power % 2]);
-        }
-        let [even, odd] = parts;
-        m[2 * pair] = simd.add(odd, even);
-        m[2 * pair + 1] = simd.sub(odd, even);
-    }
-    m
-}
-
-/// G g of the two weights that inputs with an even place meet. (The one that others meet is itself at every point.)
-#[inline(always)]
-fn weights<S: Simd>(simd: S, [first, second]: [S::V; 2]) -> [S::V; POINTS] {
-    let mut points = [second; POINTS];
-    for pair in 0..2 {
-        let p = PAIRS[pair];
-        points[2 * pair] = simd.mul_add(simd.splat(p), second, first);
-        points[2 * pair + 1] = simd.mul_add(simd.splat(-p), second, first);
-    }
-    points
-}
-
-/// Gᵀ u, the transpose of [`weights`].
-#[inline(always)]
-fn weights_back<S: Simd>(simd: S, u: [S::V; POINTS]) -> [S::V; 2] {
-    let (mut first, mut second) = (simd.splat(0.0), u[INFINITE]);
-    for pair in 0..2 {
-        let (plus, minus) = (u[2 * pair], u[2 * pair + 1]);
-        first = simd.add(first, simd.add(plus, minus));
-        second = simd.mul_add(simd.splat(PAIRS[pair]), simd.sub(plus, minus), second);
-    }
-    [first, second]
+fn weights<S: Simd>(simd: S, first: S::V, second: S::V) -> Line<S> {
+    let mut taps = [simd.splat(0.0); MAX_SIZE];
+    (taps[0], taps[1]) = (first, second);
+    PAIRS.weights(simd, taps)
 }
 
 /// The sum at the finite points.
 #[inline(always)]
-fn finite_sum<S: Simd>(simd: S, u: [S::V; POINTS]) -> S::V {
+fn finite_sum<S: Simd>(simd: S, u: Line<S>) -> S::V {
     simd.add(simd.add(u[0], u[1]), simd.add(u[2], u[3]))
 }
 
@@ -210,8 +131,8 @@ impl<S: Simd> PanelRows<S> for PartRows {
     }
 }
 
-/// A tile's values between the pass along its columns and that along its rows.
-type HalfTransformed<const FLOATS: usize> = MaybeUninit<Aligned<FLOATS>>;
+/// A tile's inputs between the pass along their columns and that along their rows.
+type HalfTransformed = MaybeUninit<Aligned<{ INPUTS * INPUT_LINE }>>;
 
 /// Floats of a line of a tile's inputs.
 const INPUT_LINE: usize = MAX_PIXELS * LANES;
@@ -236,16 +157,6 @@ impl Filtering for Strided {
     }
 
     #[inline(always)]
-    fn unit(row: usize, column: usize, part: usize, _: usize) -> usize {
-        match part {
-            0 => row * POINTS + column,
-            1 => FIRST_UNITS[1] + row,
-            2 => FIRST_UNITS[2] + column,
-            _ => FIRST_UNITS[3],
-        }
-    }
-
-    #[inline(always)]
     fn panel_rows<S: Simd>(
         u: *const f32,
         units: Units,
@@ -260,7 +171,7 @@ impl Filtering for Strided {
         for (row, column) in [(row, column), next] {
             let parts = Self::KINDS[Self::kind(row, column)];
             for (first, part) in firsts.by_ref().zip(parts) {
-                *first = u.wrapping_add(Self::unit(row, column, *part, POINTS) * units.len);
+                *first = u.wrapping_add(unit(row, column, *part) * units.len);
             }
         }
         PartRows {
@@ -277,7 +188,7 @@ impl Filtering for Strided {
         (tile, block): (Tile, usize),
         to: Transformed,
     ) {
-        let mut half = HalfTransformed::<{ INPUTS * INPUT_LINE }>::uninit();
+        let mut half = HalfTransformed::uninit();
         let half = half.as_mut_ptr().cast::<f32>();
         let first = |at: usize, padding: usize| 2 * at as isize - padding as isize;
         let corner = (
@@ -318,27 +229,9 @@ impl Filtering for Strided {
         epilogue: &Epilogue<'_>,
         y: Shared<'_>,
     ) {
-        let mut half = HalfTransformed::<{ OUTPUTS * LINE }>::uninit();
-        let half = half.as_mut_ptr().cast::<f32>();
-        // SAFETY: the caller says that points are valid; `half` has the lines and columns that the second pass reads and
-        // the first one wrote; outputs are written only where the maps have them.
+        // SAFETY: the caller says what it asks for.
         unsafe {
-            for column in 0..POINTS {
-                let mut points = [simd.splat(0.0); MAX_SIZE];
-                for row in 0..POINTS {
-                    points[row] = simd.load(m.add((row * POINTS + column) * point));
-                }
-                let points = output(simd, points);
-                for row in 0..OUTPUTS {
-                    simd.store(half.add(row * LINE + column * LANES), points[row]);
-                }
-            }
-            let outputs = Outputs::new(simd, tiling, place, epilogue, y);
-            outputs.write::<POINTS, OUTPUTS>(
-                half,
-                #[inline(always)]
-                |line| output(simd, line),
-            );
+            output_tile::<S, 2, POINTS>(simd, &PAIRS, (m, point), tiling, place, epilogue, y);
         }
     }
 
@@ -346,32 +239,11 @@ impl Filtering for Strided {
     unsafe fn output_tile_back<S: Simd>(
         simd: S,
         maps: &Maps<'_>,
-        (tile, block): (Tile, usize),
+        place: (Tile, usize),
         to: Transformed,
     ) -> S::V {
-        let mut half = HalfTransformed::<{ POINTS * LINE }>::uninit();
-        let half = half.as_mut_ptr().cast::<f32>();
-        let corner = (tile.top as isize, tile.left as isize);
-        let patch = Patch::<POINTS>::new(maps, (tile.image, block), corner, OUTPUTS);
-        // SAFETY: as for inputs.
-        unsafe {
-            let sum = patch.pass::<S, OUTPUTS, POINTS>(
-                simd,
-                (half, LINE),
-                #[inline(always)]
-                |d| output_back(simd, [d[0], d[1], d[2], d[3]]),
-            );
-            for row in 0..POINTS {
-                let values = std::array::from_fn(
-                    #[inline(always)]
-                    |column| simd.load(half.add(row * LINE + column * LANES)),
-                );
-                for (column, value) in output_back(simd, values).into_iter().enumerate() {
-                    simd.store(to.v.add((row * POINTS + column) * to.point), value);
-                }
-            }
-            sum
-        }
+        // SAFETY: the caller says what it asks for.
+        unsafe { output_tile_back::<S, 2, POINTS>(simd, &PAIRS, maps, place, to) }
     }
 
     #[inline(always)]
@@ -389,7 +261,7 @@ impl Filtering for Strided {
         // By rows: those of the even parts at each point, and the one of the odd parts at all.
         let mut rows = [[simd.splat(0.0); 3]; POINTS + 1];
         for column in 0..3 {
-            let even = weights(simd, [taps[column], taps[6 + column]]);
+            let even = weights(simd, taps[column], taps[6 + column]);
             for row in 0..POINTS {
                 rows[row][column] = even[row];
             }
@@ -397,11 +269,11 @@ impl Filtering for Strided {
         }
         for row in 0..POINTS + 1 {
             let [first, odd, last] = rows[row];
-            let even = weights(simd, [first, last]);
+            let even = weights(simd, first, last);
             let (of_even, of_odd) = if row < POINTS {
-                (Self::unit(row, 0, 0, POINTS), Self::unit(row, 0, 1, POINTS))
+                (unit(row, 0, 0), unit(row, 0, 1))
             } else {
-                (Self::unit(0, 0, 2, POINTS), Self::unit(0, 0, 3, POINTS))
+                (unit(0, 0, 2), unit(0, 0, 3))
             };
             // SAFETY: these are units.
             unsafe {
@@ -421,30 +293,28 @@ impl Filtering for Strided {
         taps: *mut f32,
     ) {
         // By columns of taps, a line for even rows and one for odd rows.
-        let mut columns = [[[simd.splat(0.0); POINTS]; 2]; 3];
+        let mut columns = [[[simd.splat(0.0); MAX_SIZE]; 2]; 3];
         for row in 0..POINTS {
             for odd_row in 0..if row < INFINITE { 2 } else { 1 } {
-                let mut values = [[simd.splat(0.0); POINTS]; 2];
-                for odd_column in 0..2 {
-                    for column in 0..POINTS - odd_column {
-                        let at = (row * POINTS + column) * point;
-                        let at = at + (2 * odd_row + odd_column) * part;
-                        // SAFETY: one of the parts that the point has.
-                        values[odd_column][column] = unsafe { simd.load(u.add(at)) };
-                    }
-                }
-                let [even, odd] = values;
-                let [first, last] = weights_back(simd, even);
-                columns[0][odd_row][row] = first;
+                // SAFETY: these are the parts that the row's points have.
+                let (even, odd) = unsafe {
+                    let of_row = u.add(row * POINTS * point + 2 * odd_row * part);
+                    (
+                        load::<S, POINTS>(simd, of_row, point),
+                        load::<S, OUTPUTS>(simd, of_row.add(part), point),
+                    )
+                };
+                let even = PAIRS.weights_back(simd, even);
+                columns[0][odd_row][row] = even[0];
                 columns[1][odd_row][row] = finite_sum(simd, odd);
-                columns[2][odd_row][row] = last;
+                columns[2][odd_row][row] = even[1];
             }
         }
         for column in 0..3 {
             let [even, odd] = columns[column];
-            let [first, last] = weights_back(simd, even);
+            let even = PAIRS.weights_back(simd, even);
             let middle = finite_sum(simd, odd);
-            for (row, value) in [first, middle, last].into_iter().enumerate() {
+            for (row, value) in [even[0], middle, even[1]].into_iter().enumerate() {
                 // SAFETY: one of the nine taps.
                 unsafe { simd.store(taps.add((3 * row + column) * LANES), value) };
             }

@@ -82,17 +82,12 @@ impl<P: TileFamily> Filtering for P {
     }
 
     #[inline(always)]
-    fn unit(row: usize, column: usize, _: usize, across: usize) -> usize {
-        row * across + column
-    }
-
-    #[inline(always)]
     fn panel_rows<S: Simd>(
         u: *const f32,
         units: Units,
         (row, column): (usize, usize),
     ) -> impl PanelRows<S> {
-        u.wrapping_add(Self::unit(row, column, 0, units.across) * units.len)
+        u.wrapping_add((row * units.across + column) * units.len)
     }
 
     #[inline(always)]

@@ -1,0 +1,119 @@
+//! Tiles of 4×4 outputs to the points of [`paired_points`](super::paired_points) and back, in two dimensions.
+
+use std::mem::MaybeUninit;
+
+use super::super::epilogue::Epilogue;
+use super::super::parallel::Shared;
+use super::super::simd::{LANES, Simd};
+use super::filtering::{Maps, Transformed};
+use super::outputs::{LINE, Outputs};
+use super::paired_points::{OUTPUTS, Pairs};
+use super::patch::{Aligned, Patch};
+use super::points::{Line, MAX_SIZE};
+use super::tiling::{Tile, Tiling};
+
+/// A tile's values between the pass along its columns and that along its rows.
+type HalfTransformed = MaybeUninit<Aligned<{ MAX_SIZE * LINE }>>;
+
+/// COUNT vectors, `step` floats apart.
+///
+/// # Safety
+/// All are valid for reading.
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd, const COUNT: usize>(
+    simd: S,
+    from: *const f32,
+    step: usize,
+) -> Line<S> {
+    let mut values = [simd.splat(0.0); MAX_SIZE];
+    for (index, value) in values.iter_mut().enumerate().take(COUNT) {
+        // SAFETY: one of those vectors.
+        *value = unsafe { simd.load(from.add(index * step)) };
+    }
+    values
+}
+
+/// Writes COUNT vectors, `step` floats apart.
+///
+/// # Safety
+/// All are valid for writing.
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd, const COUNT: usize>(
+    simd: S,
+    values: Line<S>,
+    to: *mut f32,
+    step: usize,
+) {
+    for (index, value) in values.iter().enumerate().take(COUNT) {
+        // SAFETY: one of those vectors.
+        unsafe { simd.store(to.add(index * step), *value) };
+    }
+}
+
+/// [`Filtering::output_tile`](super::filtering::Filtering::output_tile), with POINTS points to a side.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn output_tile<S: Simd, const N: usize, const POINTS: usize>(
+    simd: S,
+    pairs: &Pairs<N>,
+    (m, point): (*const f32, usize),
+    tiling: &Tiling,
+    place: (Tile, usize),
+    epilogue: &Epilogue<'_>,
+    y: Shared<'_>,
+) {
+    let mut half = HalfTransformed::uninit();
+    let half = half.as_mut_ptr().cast::<f32>();
+    // SAFETY: the caller says that points are valid; `half` has the lines and columns that the second pass reads and the
+    // first one wrote; outputs are written only where the maps have them.
+    unsafe {
+        for column in 0..POINTS {
+            let points = load::<S, POINTS>(simd, m.add(column * point), POINTS * point);
+            let values = pairs.output(simd, points);
+            store::<S, OUTPUTS>(simd, values, half.add(column * LANES), LINE);
+        }
+        let outputs = Outputs::new(simd, tiling, place, epilogue, y);
+        outputs.write::<POINTS, OUTPUTS>(
+            half,
+            #[inline(always)]
+            |line| pairs.output(simd, line),
+        );
+    }
+}
+
+/// [`Filtering::output_tile_back`](super::filtering::Filtering::output_tile_back), with POINTS points to a side.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn output_tile_back<S: Simd, const N: usize, const POINTS: usize>(
+    simd: S,
+    pairs: &Pairs<N>,
+    maps: &Maps<'_>,
+    (tile, block): (Tile, usize),
+    to: Transformed,
+) -> S::V {
+    let mut half = HalfTransformed::uninit();
+    let half = half.as_mut_ptr().cast::<f32>();
+    let corner = (tile.top as isize, tile.left as isize);
+    let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, OUTPUTS);
+    // SAFETY: the caller says that tile and block are within the maps; `half` has the lines and columns that the second
+    // pass reads and the first one wrote; the caller says that points are valid.
+    unsafe {
+        let sum = patch.pass::<S, OUTPUTS, POINTS>(
+            simd,
+            (half, LINE),
+            #[inline(always)]
+            |d| pairs.output_back(simd, d),
+        );
+        for row in 0..POINTS {
+            let values = load::<S, OUTPUTS>(simd, half.add(row * LINE), LANES);
+            let points = pairs.output_back(simd, values);
+            let to_row = to.v.add(row * POINTS * to.point);
+            store::<S, POINTS>(simd, points, to_row, to.point);
+        }
+        sum
+    }
+}

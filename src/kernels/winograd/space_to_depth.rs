@@ -1,0 +1,290 @@
+//! The 7×7 convolution with stride 2 of maps of a few channels, which many networks begin with, through tiles.
+//!
+//! The pixels of each 2×2 are taken for channels of one: three channels become twelve, which nearly fill a block, and the
+//! convolution one of 4×4 with stride 1, whose last row and column of weights belong to an eighth of the window and are 0
+//! for half of the channels. F(4×4, 4×4) makes 49 products for each channel of a tile where 16 · 49 are made directly:
+//! 588 for a tile and output of three channels, and not 2,352.
+
+use std::mem::MaybeUninit;
+
+use super::super::epilogue::Epilogue;
+use super::super::gathered::Gathered;
+use super::super::gemm::PanelRows;
+use super::super::parallel::Shared;
+use super::super::scratch::Scratch;
+use super::super::shape::Shape;
+use super::super::simd::{LANES, Simd};
+use super::super::weights::Weights;
+use super::super::window::{Padding, Window};
+use super::filtering::{Filtering, Maps, Transformed, Units};
+use super::forward::convolve_packed;
+use super::outputs::LINE;
+use super::pack::transform_taps;
+use super::paired_points::{OUTPUTS, Pairs};
+use super::paired_tiles::{load, output_tile, output_tile_back, store};
+use super::patch::{Aligned, Patch};
+use super::points::{Line, MAX_SIZE};
+use super::tiling::{Tile, Tiling};
+
+/// F(4×4, 4×4) of maps that [`depth`] made.
+#[derive(Clone, Copy)]
+pub(crate) struct SpaceToDepth;
+
+/// Taps on a side of the window over these maps.
+const TAPS: usize = 4;
+
+/// Points, and inputs, on a side of a tile.
+const POINTS: usize = OUTPUTS + TAPS - 1;
+
+/// They round the least of those we tried.
+const PAIRS: Pairs<3> = Pairs::new([0.25, 1.0, 2.0]);
+
+/// Pixels that become one.
+const PIXELS: usize = 4;
+
+impl SpaceToDepth {
+    /// Whether a convolution goes this way.
+    pub(crate) fn is_for(shape: Shape, window: Window) -> bool {
+        (window.kernel, window.stride) == (7, 2) && shape.channels * PIXELS <= LANES
+    }
+}
+
+/// The maps, and the window over them, that a convolution with stride 2 becomes.
+fn depth(planar: &[f32], shape: Shape, window: Window) -> Gathered<'_> {
+    let output = window.output(shape);
+    let Padding { top, left, .. } = window.padding;
+    // So many pixels, each of two, are read.
+    let after =
+        |outputs: usize, before: usize, side: usize| 2 * (outputs + TAPS - 1) - side - before;
+    let padding = Padding {
+        top,
+        bottom: after(output.height, top, shape.height),
+        left,
+        right: after(output.width, left, shape.width),
+    };
+    let pairs = Window {
+        kernel: 2,
+        stride: 2,
+        padding,
+    };
+    Gathered::new(planar, shape, pairs)
+}
+
+/// Weights (out, in, 7, 7) as those of the maps: (panel, input, tap, output within the panel).
+fn taps<S: Simd>(weights: &Weights<'_>) -> Vec<f32> {
+    let (outputs, inputs) = weights.sizes();
+    let channels = inputs * PIXELS;
+    let mut taps = vec![0.0; outputs.div_ceil(S::NR) * channels * TAPS * TAPS * S::NR];
+    for (row, taps) in taps.chunks_exact_mut(S::NR).enumerate() {
+        let (channel, tap) = (row / (TAPS * TAPS) % channels, row % (TAPS * TAPS));
+        let first = row / (TAPS * TAPS * channels) * S::NR;
+        if let Some(tap) = tap_of(channel % PIXELS, tap) {
+            for (output, to) in (first..outputs).zip(taps) {
+                *to = weights.value(output, channel / PIXELS, tap);
+            }
+        }
+    }
+    taps
+}
+
+/// Which of the window's 49 weights a tap is, for the channels that were a pixel of each four; none past the last.
+fn tap_of(pixel: usize, tap: usize) -> Option<usize> {
+    let row = 2 * (tap / TAPS) + pixel / 2;
+    let column = 2 * (tap % TAPS) + pixel % 2;
+    (row < 7 && column < 7).then_some(row * 7 + column)
+}
+
+/// Packs weights (out, in, 7, 7) for [`convolve`].
+pub(crate) fn pack<S: Simd>(simd: S, weights: &Weights<'_>) -> Scratch {
+    let taps = taps::<S>(weights);
+    let (outputs, inputs) = weights.sizes();
+    let (panels, channels) = (outputs.div_ceil(S::NR), inputs * PIXELS);
+    let (units, panel_len) = (units::<S>(), POINTS * POINTS * units::<S>().len);
+    let mut packed = Scratch::new(panels * panel_len);
+    packed.fill(0.0);
+    let u = Shared::new(&mut packed);
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            for (index, taps) in taps.chunks_exact(TAPS * TAPS * S::NR).enumerate() {
+                let (panel, channel) = (index / channels, index % channels);
+                // SAFETY: there is a panel row for each channel at each unit of each panel.
+                unsafe {
+                    let u = (u.at(panel * panel_len + channel * S::NR), units);
+                    transform_taps::<S, SpaceToDepth>(simd, taps, u, (POINTS, POINTS));
+                }
+            }
+        },
+    );
+    packed
+}
+
+/// Where packed weights lie.
+fn units<S: Simd>() -> Units {
+    Units {
+        across: POINTS,
+        len: LANES * S::NR,
+        blocks: 1,
+    }
+}
+
+/// Convolves planar `x`, of a shape that [`SpaceToDepth`] is for, with weights from [`pack`] into blocked `y`.
+#[expect(clippy::too_many_arguments, reason = "a layer's operands")]
+pub(crate) fn convolve<S: Simd>(
+    simd: S,
+    x: &[f32],
+    shape: Shape,
+    window: Window,
+    packed: &[f32],
+    out_channels: usize,
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    if y.is_empty() {
+        return;
+    }
+    let gathered = depth(x, shape, window);
+    let mut maps = Scratch::new(gathered.output.blocked_len());
+    gathered.fill(simd, 0, shape.batch, &mut maps);
+    let maps = Maps {
+        x: &maps,
+        shape: gathered.output,
+        padding: (0, 0),
+    };
+    let output = window.output(shape).with_channels(out_channels);
+    let packed = (packed, units::<S>());
+    convolve_packed::<S, SpaceToDepth>(simd, maps, output, packed, epilogue, y);
+}
+
+impl Filtering for SpaceToDepth {
+    const POINTS: usize = POINTS;
+    const TAPS: usize = TAPS * TAPS;
+    const PARTS: usize = 1;
+    const KINDS: &'static [&'static [usize]] = &[&[0]];
+
+    fn tiling(output: Shape) -> Tiling {
+        Tiling::even(output, OUTPUTS, POINTS - OUTPUTS)
+    }
+
+    #[inline(always)]
+    fn kind(_: usize, _: usize) -> usize {
+        0
+    }
+
+    fn units(down: usize, across: usize) -> usize {
+        down * across
+    }
+
+    #[inline(always)]
+    fn panel_rows<S: Simd>(
+        u: *const f32,
+        units: Units,
+        (row, column): (usize, usize),
+    ) -> impl PanelRows<S> {
+        u.wrapping_add((row * POINTS + column) * units.len)
+    }
+
+    #[inline(always)]
+    unsafe fn input_tile<S: Simd>(
+        simd: S,
+        maps: &Maps<'_>,
+        (tile, block): (Tile, usize),
+        to: Transformed,
+    ) {
+        let mut half = HalfTransformed::uninit();
+        let half = half.as_mut_ptr().cast::<f32>();
+        let corner = (tile.top as isize, tile.left as isize);
+        let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, POINTS);
+        // SAFETY: the caller says that tile and block are within the maps; `half` has the lines and columns that the
+        // second pass reads and the first one wrote; the caller says that points are valid.
+        unsafe {
+            patch.pass::<S, POINTS, POINTS>(
+                simd,
+                (half, LINE),
+                #[inline(always)]
+                |d| PAIRS.input(simd, d),
+            );
+            for row in 0..POINTS {
+                let values = load::<S, POINTS>(simd, half.add(row * LINE), LANES);
+                let to_row = to.v.add(row * POINTS * to.point);
+                store::<S, POINTS>(simd, PAIRS.input(simd, values), to_row, to.point);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn output_tile<S: Simd>(
+        simd: S,
+        m: (*const f32, usize),
+        tiling: &Tiling,
+        place: (Tile, usize),
+        epilogue: &Epilogue<'_>,
+        y: Shared<'_>,
+    ) {
+        // SAFETY: the caller says what it asks for.
+        unsafe { output_tile::<S, 3, POINTS>(simd, &PAIRS, m, tiling, place, epilogue, y) }
+    }
+
+    #[inline(always)]
+    unsafe fn output_tile_back<S: Simd>(
+        simd: S,
+        maps: &Maps<'_>,
+        place: (Tile, usize),
+        to: Transformed,
+    ) -> S::V {
+        // SAFETY: the caller says what it asks for.
+        unsafe { output_tile_back::<S, 3, POINTS>(simd, &PAIRS, maps, place, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(
+        simd: S,
+        (taps, tap): (*const f32, usize),
+        (u, units): (*mut f32, Units),
+        _: (usize, usize),
+    ) {
+        let mut columns = [[simd.splat(0.0); MAX_SIZE]; TAPS];
+        // SAFETY: these are the taps, and the units.
+        unsafe {
+            for column in 0..TAPS {
+                let values = load::<S, TAPS>(simd, taps.add(column * tap), TAPS * tap);
+                columns[column] = PAIRS.weights(simd, values);
+            }
+            for row in 0..POINTS {
+                let mut values: Line<S> = [simd.splat(0.0); MAX_SIZE];
+                for column in 0..TAPS {
+                    values[column] = columns[column][row];
+                }
+                let to = u.add(row * POINTS * units.len);
+                store::<S, POINTS>(simd, PAIRS.weights(simd, values), to, units.len);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights_back<S: Simd>(
+        simd: S,
+        (u, point, _): (*const f32, usize, usize),
+        _: (usize, usize),
+        taps: *mut f32,
+    ) {
+        let mut columns = [[simd.splat(0.0); MAX_SIZE]; TAPS];
+        // SAFETY: these are the points, and the taps.
+        unsafe {
+            for row in 0..POINTS {
+                let values = load::<S, POINTS>(simd, u.add(row * POINTS * point), point);
+                let values = PAIRS.weights_back(simd, values);
+                for column in 0..TAPS {
+                    columns[column][row] = values[column];
+                }
+            }
+            for column in 0..TAPS {
+                let values = PAIRS.weights_back(simd, columns[column]);
+                store::<S, TAPS>(simd, values, taps.add(column * LANES), TAPS * LANES);
+            }
+        }
+    }
+}
+
+/// A tile's values between the pass along its columns and that along its rows.
+type HalfTransformed = MaybeUninit<Aligned<{ MAX_SIZE * LINE }>>;
