@@ -13,7 +13,7 @@ use super::simd::{LANES, Simd};
 use super::squeeze::plane_sums;
 use super::weights::Weights;
 use super::window::{Padding, Window};
-use super::winograd::{self, Strided};
+use super::winograd::{self, SpaceToDepth, Strided, space_to_depth};
 
 /// Writes the gradients of weights and bias, from the input `x` of `shape` and the blocked gradient `dz` of the sums.
 pub(super) fn parameter_gradients(
@@ -26,6 +26,13 @@ pub(super) fn parameter_gradients(
     db: &mut [f32],
 ) {
     let is_gathered = !conv.depthwise && shape.is_narrow() && matches!(x, FeatureMaps::Planar(_));
+    if let FeatureMaps::Planar(x) = x
+        && is_gathered
+        && SpaceToDepth::is_for(shape, conv.window)
+    {
+        space_to_depth::parameter_gradients(isa, x, shape, conv.window, dz, dw, db);
+        return;
+    }
     if is_gathered {
         weight_gradient(isa, x, shape, dz, db.len(), conv.window, dw);
         bias_gradient(isa, conv.window, shape, dz, db);

@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use super::super::epilogue::Epilogue;
 use super::super::gathered::Gathered;
 use super::super::gemm::PanelRows;
+use super::super::isa::{Isa, Token, with_simd};
 use super::super::parallel::Shared;
 use super::super::scratch::Scratch;
 use super::super::shape::Shape;
@@ -25,6 +26,7 @@ use super::paired_tiles::{load, output_tile, output_tile_back, store};
 use super::patch::{Aligned, Patch};
 use super::points::{Line, MAX_SIZE};
 use super::tiling::{Tile, Tiling};
+use super::weight_gradient::of_family;
 
 /// F(4×4, 4×4) of maps that [`depth`] made.
 #[derive(Clone, Copy)]
@@ -154,6 +156,42 @@ pub(crate) fn convolve<S: Simd>(
     let output = window.output(shape).with_channels(out_channels);
     let packed = (packed, units::<S>());
     convolve_packed::<S, SpaceToDepth>(simd, maps, output, packed, epilogue, y);
+}
+
+/// Writes the gradients of the weights (out, in, 7, 7) and the bias (out), from planar input `x` and the blocked
+/// gradient `dy` of the convolution's sums.
+pub(crate) fn parameter_gradients(
+    isa: Isa,
+    x: &[f32],
+    shape: Shape,
+    window: Window,
+    dy: &[f32],
+    dw: &mut [f32],
+    db: &mut [f32],
+) {
+    let output = window.output(shape).with_channels(db.len());
+    assert_eq!(dy.len(), output.blocked_len());
+    assert_eq!(dw.len(), output.channels * shape.channels * 49);
+    let gathered = depth(x, shape, window);
+    let channels = gathered.output.channels;
+    let mut maps = Scratch::new(gathered.output.blocked_len());
+    let mut taps = vec![0.0; output.channels * channels * TAPS * TAPS];
+    let of = |x, shape| Maps {
+        x,
+        shape,
+        padding: (0, 0),
+    };
+    with_simd!(isa, simd => {
+        gathered.fill(simd, 0, shape.batch, &mut maps);
+        let (from, to) = (of(&maps, gathered.output), of(dy, output));
+        of_family::<_, SpaceToDepth>(simd, &from, &to, &mut taps, db);
+    });
+    for (index, gradient) in taps.into_iter().enumerate() {
+        let (input, tap) = (index / (TAPS * TAPS), index % (TAPS * TAPS));
+        if let Some(tap) = tap_of(input % PIXELS, tap) {
+            dw[input / PIXELS * 49 + tap] = gradient;
+        }
+    }
 }
 
 impl Filtering for SpaceToDepth {

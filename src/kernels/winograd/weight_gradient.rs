@@ -40,7 +40,6 @@ pub(crate) fn parameter_gradients(
         (x.len(), dy.len()),
         (input.blocked_len(), output.blocked_len())
     );
-    assert_eq!(dw.len(), output.channels * input.channels * 9);
     let padding = (window.padding.top, window.padding.left);
     let maps = |x, shape| Maps { x, shape, padding };
     let (from, to) = (maps(x, input), maps(dy, output));
@@ -56,14 +55,18 @@ pub(crate) fn parameter_gradients(
     });
 }
 
-/// [`parameter_gradients`] with a family's tiles.
-fn of_family<S: Simd, F: Filtering>(
+/// [`parameter_gradients`] with a family's tiles, of weights (out, in, taps).
+pub(super) fn of_family<S: Simd, F: Filtering>(
     simd: S,
     inputs: &Maps<'_>,
     outputs: &Maps<'_>,
     dw: &mut [f32],
     db: &mut [f32],
 ) {
+    assert_eq!(
+        dw.len(),
+        outputs.shape.channels * inputs.shape.channels * F::TAPS
+    );
     db.fill(0.0);
     let tiling = F::tiling(outputs.shape);
     if tiling.tiles() == 0 {
@@ -401,11 +404,12 @@ impl<S: Simd> Gradient<'_, S> {
             if first_output >= plan.tiling.shape.channels {
                 break;
             }
-            let mut taps = TapGradients([0.0; LANES * 9 * LANES]);
-            for (input, taps) in taps.0.chunks_exact_mut(9 * LANES).enumerate() {
+            let mut taps = TapGradients([0.0; LANES * MAX_TAPS * LANES]);
+            let of_inputs = taps.0.chunks_exact_mut(F::TAPS * LANES).take(LANES);
+            for (input, taps) in of_inputs.enumerate() {
                 let at = plan.place::<S>(0, block, panel) + input * S::NR + vector * LANES;
                 // SAFETY: the sums have sixteen panel rows for each part of the block and the panel at each point, and
-                // `taps` has nine vectors.
+                // `taps` has a vector for each tap.
                 unsafe {
                     let u = sums.at(at).cast_const();
                     let u = (u, plan.sums_point::<S>(), Plan::part_len::<S>());
@@ -413,7 +417,7 @@ impl<S: Simd> Gradient<'_, S> {
                 }
             }
             // SAFETY: these weights are the caller's alone.
-            unsafe { self.write(&taps, first_output, block * LANES) };
+            unsafe { self.write::<F>(&taps, first_output, block * LANES) };
         }
     }
 
@@ -422,17 +426,23 @@ impl<S: Simd> Gradient<'_, S> {
     /// # Safety
     /// Nobody else reads or writes them.
     #[inline(always)]
-    unsafe fn write(&self, taps: &TapGradients, first_output: usize, first_input: usize) {
+    unsafe fn write<F: Filtering>(
+        &self,
+        taps: &TapGradients,
+        first_output: usize,
+        first_input: usize,
+    ) {
         let (in_channels, out_channels) = (self.plan.in_channels, self.plan.tiling.shape.channels);
         let inputs = LANES.min(in_channels - first_input);
         let outputs = LANES.min(out_channels - first_output);
-        let row = in_channels * 9;
+        let row = in_channels * F::TAPS;
         let taps = taps.0.as_ptr();
-        // SAFETY: there are so many inputs and outputs from these on, and `taps` holds 144 rows of sixteen outputs.
+        // SAFETY: there are so many inputs and outputs from these on, and `taps` holds as many rows of sixteen outputs as
+        // sixteen inputs have taps.
         unsafe {
-            let dw = self.dw.at(first_output * row + first_input * 9);
+            let dw = self.dw.at(first_output * row + first_input * F::TAPS);
             if inputs == LANES && outputs == LANES {
-                for run in 0..9 {
+                for run in 0..F::TAPS {
                     let from = taps.add(run * LANES * LANES);
                     self.simd
                         .transpose((from, LANES), (dw.add(run * LANES), row as isize));
@@ -440,7 +450,7 @@ impl<S: Simd> Gradient<'_, S> {
                 return;
             }
             for output in 0..outputs {
-                for weight in 0..inputs * 9 {
+                for weight in 0..inputs * F::TAPS {
                     *dw.add(output * row + weight) = *taps.add(weight * LANES + output);
                 }
             }
@@ -451,4 +461,7 @@ impl<S: Simd> Gradient<'_, S> {
 /// Gradients of the weights from sixteen inputs to sixteen outputs, (input, tap, output). Its vectors do not lie across
 /// two cache lines.
 #[repr(align(64))]
-struct TapGradients([f32; LANES * 9 * LANES]);
+struct TapGradients([f32; LANES * MAX_TAPS * LANES]);
+
+/// The most taps of a window.
+const MAX_TAPS: usize = 16;
