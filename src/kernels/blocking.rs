@@ -44,6 +44,9 @@ pub(super) const OWN_CHUNK_BYTES: usize = 600 << 10;
 /// Bytes of transformed input that a chunk of tiles shared by all threads may take: it stays in the last-level cache.
 pub(super) const SHARED_CHUNK_BYTES: usize = 12 << 20;
 
+/// Bytes of the products of such a chunk and one panel, which a thread has for itself.
+pub(super) const PRODUCTS_BYTES: usize = 3 << 20;
+
 /// Bytes of transformed weights that a thread makes at a time.
 pub(super) const WEIGHT_PANEL_BYTES: usize = 512 << 10;
 

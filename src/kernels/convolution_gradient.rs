@@ -13,7 +13,7 @@ use super::simd::{LANES, Simd};
 use super::squeeze::plane_sums;
 use super::weights::Weights;
 use super::window::{Padding, Window};
-use super::winograd::{self, SpaceToDepth, Strided, space_to_depth};
+use super::winograd::{self, SpaceToDepth, Strided, space_to_depth, strided_back};
 
 /// Writes the gradients of weights and bias, from the input `x` of `shape` and the blocked gradient `dz` of the sums.
 pub(super) fn parameter_gradients(
@@ -112,6 +112,13 @@ pub(super) fn input_gradient(
     };
     if window.kernel == 1 && window.padding == Padding::default() && window.stride > 1 {
         transposed.scatter(dz, sums, window.stride, shape, joined, dx);
+        return;
+    }
+    // Over gradients moved apart Winograd makes two and a quarter products for each number.
+    let numbers = shape.batch * shape.height * shape.width;
+    if window.is_strided_3x3() && 4 * strided_back::products(shape, window) < 9 * numbers {
+        let weights = &transposed.weights;
+        strided_back::input_gradient(isa, dz, sums, window, weights, shape, &epilogue, dx);
         return;
     }
     let (spread, turned) = turned(window, shape, sums);

@@ -20,16 +20,27 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
     const PARTS: usize;
     /// The parts that a point of each kind has, in order.
     const KINDS: &'static [&'static [usize]];
+    /// Maps that an output channel is written in: those of a gradient through a stride, which are its parts.
+    const OUTPUT_PARTS: usize = 1;
 
-    /// The tiles of maps that are written.
-    fn tiling(output: Shape) -> Tiling;
+    /// The tiles of maps that are written, the first of which begins so many rows and columns before them.
+    fn tiling(output: Shape, before: (usize, usize)) -> Tiling;
+    /// Whether an output part has a point.
+    #[inline(always)]
+    fn has(_output_part: usize, _row: usize, _column: usize) -> bool {
+        true
+    }
     /// The kind of a point.
     fn kind(row: usize, column: usize) -> usize;
     /// How many different numbers a weight has at so many points.
     fn units(down: usize, across: usize) -> usize;
-    /// A panel's weights at a point, from all of its units on.
-    fn panel_rows<S: Simd>(u: *const f32, units: Units, point: (usize, usize))
-    -> impl PanelRows<S>;
+    /// A panel's weights at a point of an output part, from all of its units on.
+    fn panel_rows<S: Simd>(
+        u: *const f32,
+        units: Units,
+        point: (usize, usize),
+        output_part: usize,
+    ) -> impl PanelRows<S>;
 
     /// Transforms the inputs of one tile of one channel block to its points.
     ///
@@ -42,28 +53,14 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
     /// what the maps have room for.
     ///
     /// # Safety
-    /// `m` is valid for reading sixteen floats at each point. `y` holds the output maps (pooled if the epilogue pools),
-    /// which the epilogue was checked for, `tile` and `block` are within them, and nobody else writes these outputs.
+    /// `m` is valid for reading sixteen floats at each point of each output part. `tile` and `block` are within what is
+    /// written, which the epilogue was checked for, and nobody else writes these outputs.
     unsafe fn output_tile<S: Simd>(
         simd: S,
         m: (*const f32, usize),
-        tiling: &Tiling,
+        to: &Written<'_>,
         place: (Tile, usize),
-        epilogue: &Epilogue<'_>,
-        y: Shared<'_>,
     );
-
-    /// The transpose of [`output_tile`](Self::output_tile): transforms the gradients of one tile's outputs, of one channel
-    /// block, to its points. Returns the sum of what was transformed.
-    ///
-    /// # Safety
-    /// As for [`input_tile`](Self::input_tile), of the one part that outputs have.
-    unsafe fn output_tile_back<S: Simd>(
-        simd: S,
-        maps: &Maps<'_>,
-        place: (Tile, usize),
-        to: Transformed,
-    ) -> S::V;
 
     /// Transforms the weights from one input to sixteen outputs to as many points. The taps are `tap` floats apart.
     ///
@@ -75,8 +72,23 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
         u: (*mut f32, Units),
         points: (usize, usize),
     );
+}
 
-    /// The transpose of [`weights`](Self::weights): transforms the gradients at as many points, `point` floats apart and
+/// What the gradients of weights take besides.
+pub(crate) trait FilteringBack: Filtering {
+    /// The transpose of [`output_tile`](Filtering::output_tile): transforms the gradients of one tile's outputs, of one channel
+    /// block, to its points. Returns the sum of what was transformed.
+    ///
+    /// # Safety
+    /// As for [`input_tile`](Filtering::input_tile), of the one part that outputs have.
+    unsafe fn output_tile_back<S: Simd>(
+        simd: S,
+        maps: &Maps<'_>,
+        place: (Tile, usize),
+        to: Transformed,
+    ) -> S::V;
+
+    /// The transpose of [`weights`](Filtering::weights): transforms the gradients at as many points, `point` floats apart and
     /// their parts `part`, to taps, one after the other.
     ///
     /// # Safety
@@ -94,8 +106,8 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
 pub(crate) struct Maps<'a> {
     pub(super) x: &'a [f32],
     pub(super) shape: Shape,
-    /// Rows above and columns before the maps that the first window reads.
-    pub(super) padding: (usize, usize),
+    /// The row and column, which may be before the first, that the first window begins with.
+    pub(super) corner: (isize, isize),
 }
 
 impl Maps<'_> {
@@ -105,6 +117,18 @@ impl Maps<'_> {
         let plane = image * self.shape.blocks() + block;
         self.x.as_ptr().wrapping_add(plane * self.shape.plane_len())
     }
+}
+
+/// Maps that tiles are written to.
+pub(crate) struct Written<'a> {
+    pub(super) tiling: Tiling,
+    /// Pooled if the epilogue pools.
+    pub(super) y: Shared<'a>,
+    /// Of the maps before they are pooled.
+    pub(super) shape: Shape,
+    /// Rows above and columns before the maps that the first tile begins with.
+    pub(super) before: (usize, usize),
+    pub(super) epilogue: &'a Epilogue<'a>,
 }
 
 /// Where a tile's values at its points go.

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::super::blocking::{
-    OWN_CHUNK_BYTES, POINT_PAD, SHARED_CHUNK_BYTES, SMALL_WEIGHT_BYTES, WEIGHT_PANEL_BYTES,
+    OWN_CHUNK_BYTES, POINT_PAD, PRODUCTS_BYTES, SHARED_CHUNK_BYTES, SMALL_WEIGHT_BYTES,
+    WEIGHT_PANEL_BYTES,
 };
 use super::super::epilogue::Epilogue;
 use super::super::gemm::{InMemory, Microkernel};
@@ -12,11 +13,10 @@ use super::super::scratch::{Scratch, with_own};
 use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
 use super::super::weights::{Taps, Weights};
-use super::super::window::Window;
+use super::super::window::{Padding, Window};
 use super::chunk::Chunk;
-use super::filtering::{Filtering, Maps, Units};
+use super::filtering::{Filtering, Maps, Units, Written};
 use super::pack::{pack, packed_len, transform_taps, units};
-use super::tiling::Tiling;
 
 /// Convolves blocked `x`, of `input`'s shape, with 3×3 `weights` into blocked `y`. Weights that are used often are given
 /// packed, by [`pack`]; others are transformed, if they are large a panel at a time.
@@ -31,21 +31,38 @@ pub(crate) fn convolve<S: Simd, F: Filtering>(
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
-    let (out_channels, in_channels) = weights.sizes();
-    let output = window.output(input).with_channels(out_channels);
-    assert_eq!(input.channels, in_channels);
-    if y.is_empty() {
-        return;
-    }
+    let output = window.output(input).with_channels(weights.sizes().0);
     let maps = Maps {
         x,
         shape: input,
-        padding: (window.padding.top, window.padding.left),
+        corner: corner(window),
     };
+    filter::<S, F>(simd, maps, weights, packed, (output, (0, 0)), epilogue, y);
+}
+
+/// The row and column that a window begins with.
+pub(super) fn corner(window: Window) -> (isize, isize) {
+    let Padding { top, left, .. } = window.padding;
+    (-(top as isize), -(left as isize))
+}
+
+/// The same from maps to `output`, of whose first tile so many rows are above it and columns before it.
+pub(super) fn filter<S: Simd, F: Filtering>(
+    simd: S,
+    maps: Maps<'_>,
+    weights: &Weights<'_>,
+    packed: Option<&[f32]>,
+    output: (Shape, (usize, usize)),
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    assert_eq!((output.0.channels, maps.shape.channels), weights.sizes());
+    if y.is_empty() {
+        return;
+    }
     let units = units::<S, F>(weights);
     let convolution = Convolution::new::<F>(simd, maps, output, units, epilogue, y);
-    let length = packed_len::<S, F>(simd, weights);
-    let is_small = 4 * length <= SMALL_WEIGHT_BYTES;
+    let is_small = 4 * packed_len::<S, F>(simd, weights) <= SMALL_WEIGHT_BYTES;
     let made;
     let packed = match packed {
         None if is_small => {
@@ -61,15 +78,16 @@ pub(crate) fn convolve<S: Simd, F: Filtering>(
     }
 }
 
-/// Convolves maps with packed weights of few channels into blocked `y`.
-pub(super) fn convolve_packed<S: Simd, F: Filtering>(
+/// The same with packed weights of few channels.
+pub(super) fn filter_packed<S: Simd, F: Filtering>(
     simd: S,
     maps: Maps<'_>,
-    output: Shape,
     (packed, units): (&[f32], Units),
+    output: Shape,
     epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
+    let output = (output, (0, 0));
     Convolution::new::<F>(simd, maps, output, units, epilogue, y).by_chunk::<F>(packed);
 }
 
@@ -86,8 +104,7 @@ enum PanelWeights<'a> {
 struct Convolution<'a, S> {
     simd: S,
     maps: Maps<'a>,
-    /// The outputs cut into tiles.
-    tiling: Tiling,
+    to: Written<'a>,
     in_blocks: usize,
     /// Channels of the last block that are no padding, where it is the only one.
     last_k: usize,
@@ -96,15 +113,13 @@ struct Convolution<'a, S> {
     panel_len: usize,
     /// Where they lie.
     units: Units,
-    epilogue: &'a Epilogue<'a>,
-    y: Shared<'a>,
 }
 
 /// Some of a chunk's tiles, and room for their products with one panel.
 struct Work<'a> {
     chunk: Chunk<'a>,
     tiles: Range<usize>,
-    /// (point, tile of the chunk, output within the panel)
+    /// (output part, point, tile of the chunk, output within the panel)
     products: Shared<'a>,
     /// Floats from point to point in `products`.
     point: usize,
@@ -117,34 +132,34 @@ impl<'a, S: Simd> Convolution<'a, S> {
     fn new<F: Filtering>(
         simd: S,
         maps: Maps<'a>,
-        output: Shape,
+        (shape, before): (Shape, (usize, usize)),
         units: Units,
         epilogue: &'a Epilogue<'a>,
         y: &'a mut [f32],
     ) -> Self {
-        let written = if epilogue.pool {
-            output.pooled()
-        } else {
-            output
-        };
+        let written = if epilogue.pool { shape.pooled() } else { shape };
         assert_eq!(y.len(), written.blocked_len());
-        epilogue.check(output.channels, y.len());
+        epilogue.check(shape.channels, y.len());
         assert!(!epilogue.is_unsettled(), "tiles settle nothing");
         Self {
             simd,
             maps,
-            tiling: F::tiling(output),
+            to: Written {
+                tiling: F::tiling(shape, before),
+                y: Shared::new(y),
+                shape,
+                before,
+                epilogue,
+            },
             in_blocks: maps.shape.blocks(),
             last_k: if F::PARTS == 1 && maps.shape.blocks() == 1 {
                 maps.shape.channels
             } else {
                 LANES
             },
-            panels: output.channels.div_ceil(S::NR),
+            panels: shape.channels.div_ceil(S::NR),
             panel_len: F::units(F::POINTS, F::POINTS) * units.len,
             units,
-            epilogue,
-            y: Shared::new(y),
         }
     }
 
@@ -167,10 +182,10 @@ impl<'a, S: Simd> Convolution<'a, S> {
     /// Each thread takes small chunks of tiles from input to output.
     fn by_chunk<F: Filtering>(&self, packed: &[f32]) {
         assert_eq!(packed.len(), self.panels * self.panel_len);
-        let (down, across) = self.tiling.point_grid();
-        let tiles = self.tiling.tiles();
+        let (down, across) = self.to.tiling.point_grid();
+        let tiles = self.to.tiling.tiles();
         // Products take room too, if there are more of them than inputs.
-        let wide = (F::PARTS * self.in_blocks * LANES).max(2 * S::NR);
+        let wide = (F::PARTS * self.in_blocks * LANES).max(2 * F::OUTPUT_PARTS * S::NR);
         let per_tile = 4 * down * across * wide;
         let most = (OWN_CHUNK_BYTES / per_tile / S::MR).max(1) * S::MR;
         let chunks = tiles
@@ -179,7 +194,8 @@ impl<'a, S: Simd> Convolution<'a, S> {
         let room = tiles.div_ceil(chunks);
         let v_point = Chunk::point_len::<F>(self.in_blocks, room);
         let m_point = Self::products_point(room);
-        let (v_len, m_len) = (down * across * v_point, down * across * m_point);
+        let points = down * across;
+        let (v_len, m_len) = (points * v_point, F::OUTPUT_PARTS * points * m_point);
         let segments = self.segments::<F>(&(0..self.in_blocks), room);
         for_each(chunks, |index| {
             with_own(v_len + m_len, |own| {
@@ -199,7 +215,7 @@ impl<'a, S: Simd> Convolution<'a, S> {
                     || unsafe {
                         let tiles = work.tiles.clone();
                         let chunk = &work.chunk;
-                        chunk.fill::<S, F>(self.simd, &self.maps, &self.tiling, tiles);
+                        chunk.fill::<S, F>(self.simd, &self.maps, &self.to.tiling, tiles);
                         for panel in 0..self.panels {
                             self.packed_products::<F>(&work, &segments, panel, packed);
                             self.outputs::<F>(&work, panel);
@@ -215,11 +231,13 @@ impl<'a, S: Simd> Convolution<'a, S> {
         if let PanelWeights::Packed(packed) = weights {
             assert_eq!(packed.len(), self.panels * self.panel_len);
         }
-        let (down, across) = self.tiling.point_grid();
+        let (down, across) = self.to.tiling.point_grid();
         let points = down * across;
-        let tiles = self.tiling.tiles();
+        let tiles = self.to.tiling.tiles();
         let per_tile = 4 * points * F::PARTS * self.in_blocks * LANES;
-        let chunks = tiles.div_ceil((SHARED_CHUNK_BYTES / per_tile).max(S::MR));
+        let products_per_tile = 4 * F::OUTPUT_PARTS * points * S::NR;
+        let most = (SHARED_CHUNK_BYTES / per_tile).min(PRODUCTS_BYTES / products_per_tile);
+        let chunks = tiles.div_ceil(most.max(S::MR));
         let room = tiles.div_ceil(chunks);
         let v_point = Chunk::point_len::<F>(self.in_blocks, room);
         let m_point = Self::products_point(room);
@@ -231,14 +249,14 @@ impl<'a, S: Simd> Convolution<'a, S> {
             let chunk = Chunk::new::<F>(values, self.in_blocks, room, tiles.start);
             // SAFETY: the chunk is made for `room` tiles, at least as many as these; nothing else runs at this time.
             unsafe {
-                chunk.fill_together::<S, F>(self.simd, &self.maps, &self.tiling, tiles.clone());
+                chunk.fill_together::<S, F>(self.simd, &self.maps, &self.to.tiling, tiles.clone());
             }
             // Threads beyond the number of panels share their tiles.
             let parts = rayon::current_num_threads().div_ceil(self.panels);
             let parts = parts.min(tiles.len().div_ceil(S::MR));
             for_each(self.panels * parts, |item| {
                 let panel = item / parts;
-                with_own(points * m_point, |m| {
+                with_own(F::OUTPUT_PARTS * points * m_point, |m| {
                     let work = Work {
                         chunk,
                         tiles: part(&tiles, item % parts, parts),
@@ -309,7 +327,7 @@ impl<'a, S: Simd> Convolution<'a, S> {
         panel: usize,
         weights: &Weights<'_>,
     ) {
-        let (down, across) = self.tiling.point_grid();
+        let (down, across) = self.to.tiling.point_grid();
         let of_block = F::units(down, across) * LANES * S::NR;
         let most = (WEIGHT_PANEL_BYTES / (4 * of_block)).clamp(1, self.in_blocks);
         let mut own = Scratch::new(most * of_block + F::units(down, across) * POINT_PAD);
@@ -353,32 +371,33 @@ impl<'a, S: Simd> Convolution<'a, S> {
         (u, units): (*const f32, Units),
         accumulate: bool,
     ) {
-        let (down, across) = self.tiling.point_grid();
-        for row in 0..down {
-            for column in 0..across {
-                let tiles = self.tiling.with_point(row, column);
-                let first = tiles.start.max(work.tiles.start);
-                let end = tiles.end.min(work.tiles.end);
-                if first >= end {
-                    continue;
-                }
-                let microkernel = Microkernel::<LANES, 1> {
-                    vectors: S::NR_VECTORS,
-                    m: end - first,
-                    segments: &segments[F::kind(row, column)],
-                    segment_k: LANES,
-                    last_k: self.last_k,
-                };
-                let (point, skipped) = (row * across + column, first - work.chunk.first);
-                // SAFETY: rows are the tiles from `first` to `end`, which chunk and products have at this point.
-                unsafe {
-                    let v = work.chunk.values;
-                    let v = v.at(point * work.chunk.point + skipped * LANES);
-                    let m = work.products.at(point * work.point + skipped * S::NR);
-                    let u = F::panel_rows::<S>(u, units, (row, column));
-                    let output = InMemory { c: m, accumulate };
-                    microkernel.run(self.simd, v, u, output);
-                }
+        let (down, across) = self.to.tiling.point_grid();
+        let points = down * across;
+        for index in 0..F::OUTPUT_PARTS * points {
+            let (output_part, point) = (index / points, index % points);
+            let (row, column) = (point / across, point % across);
+            let tiles = self.to.tiling.with_point(row, column);
+            let first = tiles.start.max(work.tiles.start);
+            let end = tiles.end.min(work.tiles.end);
+            if first >= end || !F::has(output_part, row, column) {
+                continue;
+            }
+            let microkernel = Microkernel::<LANES, 1> {
+                vectors: S::NR_VECTORS,
+                m: end - first,
+                segments: &segments[F::kind(row, column)],
+                segment_k: LANES,
+                last_k: self.last_k,
+            };
+            let skipped = first - work.chunk.first;
+            // SAFETY: rows are the tiles from `first` to `end`, which chunk and products have at this point.
+            unsafe {
+                let v = work.chunk.values;
+                let v = v.at(point * work.chunk.point + skipped * LANES);
+                let m = work.products.at(index * work.point + skipped * S::NR);
+                let u = F::panel_rows::<S>(u, units, (row, column), output_part);
+                let output = InMemory { c: m, accumulate };
+                microkernel.run(self.simd, v, u, output);
             }
         }
     }
@@ -391,17 +410,16 @@ impl<'a, S: Simd> Convolution<'a, S> {
     unsafe fn outputs<F: Filtering>(&self, work: &Work<'_>, panel: usize) {
         for vector in 0..S::NR_VECTORS {
             let block = panel * S::NR_VECTORS + vector;
-            if block == self.tiling.shape.blocks() {
+            if block == self.to.shape.blocks() {
                 break;
             }
             for index in work.tiles.clone() {
-                let tile = self.tiling.tile(index);
+                let tile = self.to.tiling.tile(index);
                 let first = (index - work.chunk.first) * S::NR + vector * LANES;
                 // SAFETY: the products have the tile at each point. The length of `y` and the epilogue were checked.
                 unsafe {
                     let m = (work.products.at(first).cast_const(), work.point);
-                    let place = (tile, block);
-                    F::output_tile(self.simd, m, &self.tiling, place, self.epilogue, self.y);
+                    F::output_tile(self.simd, m, &self.to, (tile, block));
                 }
             }
         }

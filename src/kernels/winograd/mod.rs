@@ -15,6 +15,7 @@ mod patch;
 mod points;
 pub(crate) mod space_to_depth;
 mod strided;
+pub(crate) mod strided_back;
 mod tiling;
 mod transform;
 mod weight_gradient;

@@ -3,8 +3,9 @@
 use super::super::epilogue::Epilogue;
 use super::super::parallel::Shared;
 use super::super::simd::{LANES, Simd};
+use super::filtering::Written;
 use super::points::{Line, MAX_SIZE};
-use super::tiling::{Tile, Tiling};
+use super::tiling::Tile;
 
 /// Floats of a line of half transformed points, each of which becomes a row of outputs.
 pub(super) const LINE: usize = MAX_SIZE * LANES;
@@ -24,22 +25,17 @@ pub(super) struct Outputs<'a, S: Simd> {
 }
 
 impl<'a, S: Simd> Outputs<'a, S> {
-    /// Those of a tile in a channel block of `y`, pooled if the epilogue pools.
+    /// Those of a tile in a channel block.
     ///
     /// # Safety
     /// The block is one of the output's, which the epilogue was checked for.
     #[inline(always)]
-    pub(super) unsafe fn new(
-        simd: S,
-        tiling: &Tiling,
-        (tile, block): (Tile, usize),
-        epilogue: &'a Epilogue<'a>,
-        y: Shared<'a>,
-    ) -> Self {
+    pub(super) unsafe fn new(simd: S, to: &Written<'a>, (tile, block): (Tile, usize)) -> Self {
+        let (epilogue, y) = (to.epilogue, to.y);
         let (shape, step) = if epilogue.pool {
-            (tiling.shape.pooled(), 2)
+            (to.shape.pooled(), 2)
         } else {
-            (tiling.shape, 1)
+            (to.shape, 1)
         };
         let (top, left) = (tile.top / step, tile.left / step);
         let plane = (tile.image * shape.blocks() + block) * shape.plane_len();

@@ -2,15 +2,13 @@
 
 use std::mem::MaybeUninit;
 
-use super::super::epilogue::Epilogue;
-use super::super::parallel::Shared;
 use super::super::simd::{LANES, Simd};
-use super::filtering::{Maps, Transformed};
+use super::filtering::{Maps, Transformed, Written};
 use super::outputs::{LINE, Outputs};
 use super::paired_points::{OUTPUTS, Pairs};
 use super::patch::{Aligned, Patch};
 use super::points::{Line, MAX_SIZE};
-use super::tiling::{Tile, Tiling};
+use super::tiling::Tile;
 
 /// A tile's values between the pass along its columns and that along its rows.
 type HalfTransformed = MaybeUninit<Aligned<{ MAX_SIZE * LINE }>>;
@@ -59,10 +57,8 @@ pub(super) unsafe fn output_tile<S: Simd, const N: usize, const POINTS: usize>(
     simd: S,
     pairs: &Pairs<N>,
     (m, point): (*const f32, usize),
-    tiling: &Tiling,
+    to: &Written<'_>,
     place: (Tile, usize),
-    epilogue: &Epilogue<'_>,
-    y: Shared<'_>,
 ) {
     let mut half = HalfTransformed::uninit();
     let half = half.as_mut_ptr().cast::<f32>();
@@ -74,7 +70,7 @@ pub(super) unsafe fn output_tile<S: Simd, const N: usize, const POINTS: usize>(
             let values = pairs.output(simd, points);
             store::<S, OUTPUTS>(simd, values, half.add(column * LANES), LINE);
         }
-        let outputs = Outputs::new(simd, tiling, place, epilogue, y);
+        let outputs = Outputs::new(simd, to, place);
         outputs.write::<POINTS, OUTPUTS>(
             half,
             #[inline(always)]

@@ -17,8 +17,8 @@ use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
 use super::super::weights::Weights;
 use super::super::window::{Padding, Window};
-use super::filtering::{Filtering, Maps, Transformed, Units};
-use super::forward::convolve_packed;
+use super::filtering::{Filtering, FilteringBack, Maps, Transformed, Units, Written};
+use super::forward::filter_packed;
 use super::outputs::LINE;
 use super::pack::transform_taps;
 use super::paired_points::{OUTPUTS, Pairs};
@@ -151,11 +151,11 @@ pub(crate) fn convolve<S: Simd>(
     let maps = Maps {
         x: &maps,
         shape: gathered.output,
-        padding: (0, 0),
+        corner: (0, 0),
     };
     let output = window.output(shape).with_channels(out_channels);
     let packed = (packed, units::<S>());
-    convolve_packed::<S, SpaceToDepth>(simd, maps, output, packed, epilogue, y);
+    filter_packed::<S, SpaceToDepth>(simd, maps, packed, output, epilogue, y);
 }
 
 /// Writes the gradients of the weights (out, in, 7, 7) and the bias (out), from planar input `x` and the blocked
@@ -179,7 +179,7 @@ pub(crate) fn parameter_gradients(
     let of = |x, shape| Maps {
         x,
         shape,
-        padding: (0, 0),
+        corner: (0, 0),
     };
     with_simd!(isa, simd => {
         gathered.fill(simd, 0, shape.batch, &mut maps);
@@ -200,7 +200,7 @@ impl Filtering for SpaceToDepth {
     const PARTS: usize = 1;
     const KINDS: &'static [&'static [usize]] = &[&[0]];
 
-    fn tiling(output: Shape) -> Tiling {
+    fn tiling(output: Shape, _: (usize, usize)) -> Tiling {
         Tiling::even(output, OUTPUTS, POINTS - OUTPUTS)
     }
 
@@ -218,6 +218,7 @@ impl Filtering for SpaceToDepth {
         u: *const f32,
         units: Units,
         (row, column): (usize, usize),
+        _: usize,
     ) -> impl PanelRows<S> {
         u.wrapping_add((row * POINTS + column) * units.len)
     }
@@ -254,24 +255,11 @@ impl Filtering for SpaceToDepth {
     unsafe fn output_tile<S: Simd>(
         simd: S,
         m: (*const f32, usize),
-        tiling: &Tiling,
+        to: &Written<'_>,
         place: (Tile, usize),
-        epilogue: &Epilogue<'_>,
-        y: Shared<'_>,
     ) {
         // SAFETY: the caller says what it asks for.
-        unsafe { output_tile::<S, 3, POINTS>(simd, &PAIRS, m, tiling, place, epilogue, y) }
-    }
-
-    #[inline(always)]
-    unsafe fn output_tile_back<S: Simd>(
-        simd: S,
-        maps: &Maps<'_>,
-        place: (Tile, usize),
-        to: Transformed,
-    ) -> S::V {
-        // SAFETY: the caller says what it asks for.
-        unsafe { output_tile_back::<S, 3, POINTS>(simd, &PAIRS, maps, place, to) }
+        unsafe { output_tile::<S, 3, POINTS>(simd, &PAIRS, m, to, place) }
     }
 
     #[inline(always)]
@@ -297,6 +285,19 @@ impl Filtering for SpaceToDepth {
                 store::<S, POINTS>(simd, PAIRS.weights(simd, values), to, units.len);
             }
         }
+    }
+}
+
+impl FilteringBack for SpaceToDepth {
+    #[inline(always)]
+    unsafe fn output_tile_back<S: Simd>(
+        simd: S,
+        maps: &Maps<'_>,
+        place: (Tile, usize),
+        to: Transformed,
+    ) -> S::V {
+        // SAFETY: the caller says what it asks for.
+        unsafe { output_tile_back::<S, 3, POINTS>(simd, &PAIRS, maps, place, to) }
     }
 
     #[inline(always)]

@@ -11,12 +11,10 @@
 
 use std::mem::MaybeUninit;
 
-use super::super::epilogue::Epilogue;
 use super::super::gemm::PanelRows;
-use super::super::parallel::Shared;
 use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
-use super::filtering::{Filtering, Maps, Transformed, Units};
+use super::filtering::{Filtering, FilteringBack, Maps, Transformed, Units, Written};
 use super::paired_points::{OUTPUTS, Pairs};
 use super::paired_tiles::{load, output_tile, output_tile_back};
 use super::patch::{Aligned, MAX_PIXELS, Patch};
@@ -33,7 +31,7 @@ impl Strided {
 
     /// Products of one input and one output channel that maps of this shape take.
     pub(crate) fn products(output: Shape) -> usize {
-        Self::tiling(output).tiles() * INPUTS * INPUTS
+        Self::tiling(output, (0, 0)).tiles() * INPUTS * INPUTS
     }
 }
 
@@ -41,10 +39,10 @@ impl Strided {
 const INPUTS: usize = 2 * OUTPUTS + 1;
 
 /// Points on a side of a tile: the finite ones, and ∞.
-const POINTS: usize = OUTPUTS + 1;
+pub(super) const POINTS: usize = OUTPUTS + 1;
 
 /// ∞, which inputs with an odd place do without.
-const INFINITE: usize = Pairs::<2>::INFINITE;
+pub(super) const INFINITE: usize = Pairs::<2>::INFINITE;
 
 /// Where the units of each part begin: a weight that inputs with an odd row meet is the same at all rows, and so for
 /// columns.
@@ -60,7 +58,7 @@ const UNITS: usize = (POINTS + 1) * (POINTS + 1);
 
 /// Which unit a part meets at a point.
 #[inline(always)]
-fn unit(row: usize, column: usize, part: usize) -> usize {
+pub(super) fn unit(row: usize, column: usize, part: usize) -> usize {
     match part {
         0 => row * POINTS + column,
         1 => FIRST_UNITS[1] + row,
@@ -70,7 +68,7 @@ fn unit(row: usize, column: usize, part: usize) -> usize {
 }
 
 /// They round the least of those we tried.
-const PAIRS: Pairs<2> = Pairs::new([0.5, 1.5]);
+pub(super) const PAIRS: Pairs<2> = Pairs::new([0.5, 1.5]);
 
 /// The even and the odd of nine inputs to points: five, and four after them.
 #[inline(always)]
@@ -143,7 +141,7 @@ impl Filtering for Strided {
     /// Rows and columns with a finite point; columns with ∞; rows with ∞; both.
     const KINDS: &'static [&'static [usize]] = &[&[0, 1, 2, 3], &[0, 2], &[0, 1], &[0]];
 
-    fn tiling(output: Shape) -> Tiling {
+    fn tiling(output: Shape, _: (usize, usize)) -> Tiling {
         Tiling::even(output, OUTPUTS, POINTS - OUTPUTS)
     }
 
@@ -161,6 +159,7 @@ impl Filtering for Strided {
         u: *const f32,
         units: Units,
         (row, column): (usize, usize),
+        _: usize,
     ) -> impl PanelRows<S> {
         let next = match column {
             INFINITE => ((row + 1) % POINTS, 0),
@@ -190,11 +189,8 @@ impl Filtering for Strided {
     ) {
         let mut half = HalfTransformed::uninit();
         let half = half.as_mut_ptr().cast::<f32>();
-        let first = |at: usize, padding: usize| 2 * at as isize - padding as isize;
-        let corner = (
-            first(tile.top, maps.padding.0),
-            first(tile.left, maps.padding.1),
-        );
+        let (top, left) = maps.corner;
+        let corner = (top + 2 * tile.top as isize, left + 2 * tile.left as isize);
         let patch = Patch::<INPUTS>::new(maps, (tile.image, block), corner, INPUTS);
         // SAFETY: the caller says that tile and block are within the maps; `half` has the lines and columns that the
         // second pass reads and the first one wrote; the caller says that parts of points are valid.
@@ -224,26 +220,13 @@ impl Filtering for Strided {
     unsafe fn output_tile<S: Simd>(
         simd: S,
         (m, point): (*const f32, usize),
-        tiling: &Tiling,
+        to: &Written<'_>,
         place: (Tile, usize),
-        epilogue: &Epilogue<'_>,
-        y: Shared<'_>,
     ) {
         // SAFETY: the caller says what it asks for.
         unsafe {
-            output_tile::<S, 2, POINTS>(simd, &PAIRS, (m, point), tiling, place, epilogue, y);
+            output_tile::<S, 2, POINTS>(simd, &PAIRS, (m, point), to, place);
         }
-    }
-
-    #[inline(always)]
-    unsafe fn output_tile_back<S: Simd>(
-        simd: S,
-        maps: &Maps<'_>,
-        place: (Tile, usize),
-        to: Transformed,
-    ) -> S::V {
-        // SAFETY: the caller says what it asks for.
-        unsafe { output_tile_back::<S, 2, POINTS>(simd, &PAIRS, maps, place, to) }
     }
 
     #[inline(always)]
@@ -283,6 +266,19 @@ impl Filtering for Strided {
                 simd.store(u.add(of_odd * units.len), odd);
             }
         }
+    }
+}
+
+impl FilteringBack for Strided {
+    #[inline(always)]
+    unsafe fn output_tile_back<S: Simd>(
+        simd: S,
+        maps: &Maps<'_>,
+        place: (Tile, usize),
+        to: Transformed,
+    ) -> S::V {
+        // SAFETY: the caller says what it asks for.
+        unsafe { output_tile_back::<S, 2, POINTS>(simd, &PAIRS, maps, place, to) }
     }
 
     #[inline(always)]

@@ -2,12 +2,10 @@
 
 use std::mem::MaybeUninit;
 
-use super::super::epilogue::Epilogue;
 use super::super::gemm::PanelRows;
-use super::super::parallel::Shared;
 use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
-use super::filtering::{Filtering, Maps, Transformed, Units};
+use super::filtering::{Filtering, FilteringBack, Maps, Transformed, Units, Written};
 use super::outputs::{LINE, Outputs};
 use super::patch::{Aligned, Patch};
 use super::points::{self, Line, MAX_SIZE, TileFamily};
@@ -68,7 +66,7 @@ impl<P: TileFamily> Filtering for P {
     const PARTS: usize = 1;
     const KINDS: &'static [&'static [usize]] = &[&[0]];
 
-    fn tiling(output: Shape) -> Tiling {
+    fn tiling(output: Shape, _: (usize, usize)) -> Tiling {
         Tiling::of_largest(output, P::LARGEST)
     }
 
@@ -86,6 +84,7 @@ impl<P: TileFamily> Filtering for P {
         u: *const f32,
         units: Units,
         (row, column): (usize, usize),
+        _: usize,
     ) -> impl PanelRows<S> {
         u.wrapping_add((row * units.across + column) * units.len)
     }
@@ -99,11 +98,8 @@ impl<P: TileFamily> Filtering for P {
     ) {
         let mut half = HalfTransformed::uninit();
         let half = half.as_mut_ptr().cast::<f32>();
-        let first = |at: usize, padding: usize| at as isize - padding as isize;
-        let corner = (
-            first(tile.top, maps.padding.0),
-            first(tile.left, maps.padding.1),
-        );
+        let (top, left) = maps.corner;
+        let corner = (top + tile.top as isize, left + tile.left as isize);
         let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, tile.columns + 2);
         // SAFETY: the caller says that tile and block are within the maps; `half` has the lines and columns of the
         // largest tile, of which the second pass reads what the first one wrote; the caller says that points are valid.
@@ -124,19 +120,17 @@ impl<P: TileFamily> Filtering for P {
     unsafe fn output_tile<S: Simd>(
         simd: S,
         (m, point): (*const f32, usize),
-        tiling: &Tiling,
+        to: &Written<'_>,
         place: (Tile, usize),
-        epilogue: &Epilogue<'_>,
-        y: Shared<'_>,
     ) {
-        let (_, across) = tiling.point_grid();
+        let (_, across) = to.tiling.point_grid();
         let tile = place.0;
         let mut half = HalfTransformed::uninit();
         let half = half.as_mut_ptr().cast::<f32>();
         // SAFETY: the caller says that points are valid; `half` has the lines and columns of the largest tile, of which
         // the second pass reads what the first one wrote; outputs are written only where the maps have them.
         unsafe {
-            let outputs = Outputs::new(simd, tiling, place, epilogue, y);
+            let outputs = Outputs::new(simd, to, place);
             with_pairs!(P, tile.rows, PAIRS => pass::<S, { 2 * PAIRS + 2 }, { 2 * PAIRS }>(
                 simd,
                 tile.columns + 2,
@@ -146,32 +140,6 @@ impl<P: TileFamily> Filtering for P {
             ));
             with_pairs!(P, tile.columns, PAIRS => outputs.write::<{ 2 * PAIRS + 2 }, { 2 * PAIRS }>(
                 half, #[inline(always)] |line| points::output::<S, P, PAIRS>(simd, line)));
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn output_tile_back<S: Simd>(
-        simd: S,
-        maps: &Maps<'_>,
-        (tile, block): (Tile, usize),
-        to: Transformed,
-    ) -> S::V {
-        let mut half = HalfTransformed::uninit();
-        let half = half.as_mut_ptr().cast::<f32>();
-        let corner = (tile.top as isize, tile.left as isize);
-        let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, tile.columns);
-        // SAFETY: as for inputs.
-        unsafe {
-            let sum = with_pairs!(P, tile.rows, PAIRS => patch.pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
-                simd, (half, LINE), #[inline(always)] |d| points::output_back::<S, P, PAIRS>(simd, d)));
-            with_pairs!(P, tile.columns, PAIRS => pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
-                simd,
-                tile.rows + 2,
-                (half.cast_const(), LINE, LANES),
-                (to.v, to.across * to.point, to.point),
-                #[inline(always)] |d| points::output_back::<S, P, PAIRS>(simd, d),
-            ));
-            sum
         }
     }
 
@@ -205,6 +173,34 @@ impl<P: TileFamily> Filtering for P {
                 }
             });
         });
+    }
+}
+
+impl<P: TileFamily> FilteringBack for P {
+    #[inline(always)]
+    unsafe fn output_tile_back<S: Simd>(
+        simd: S,
+        maps: &Maps<'_>,
+        (tile, block): (Tile, usize),
+        to: Transformed,
+    ) -> S::V {
+        let mut half = HalfTransformed::uninit();
+        let half = half.as_mut_ptr().cast::<f32>();
+        let corner = (tile.top as isize, tile.left as isize);
+        let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, tile.columns);
+        // SAFETY: as for inputs.
+        unsafe {
+            let sum = with_pairs!(P, tile.rows, PAIRS => patch.pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
+                simd, (half, LINE), #[inline(always)] |d| points::output_back::<S, P, PAIRS>(simd, d)));
+            with_pairs!(P, tile.columns, PAIRS => pass::<S, { 2 * PAIRS }, { 2 * PAIRS + 2 }>(
+                simd,
+                tile.rows + 2,
+                (half.cast_const(), LINE, LANES),
+                (to.v, to.across * to.point, to.point),
+                #[inline(always)] |d| points::output_back::<S, P, PAIRS>(simd, d),
+            ));
+            sum
+        }
     }
 
     #[inline(always)]

@@ -19,7 +19,8 @@ use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
 use super::super::window::Window;
 use super::chunk::{Chunk, for_each_group, groups};
-use super::filtering::{Filtering, Maps, Transformed};
+use super::filtering::{FilteringBack, Maps, Transformed};
+use super::forward::corner;
 use super::points::{F2, F4, F6};
 use super::strided::Strided;
 use super::tiling::Tiling;
@@ -40,8 +41,8 @@ pub(crate) fn parameter_gradients(
         (x.len(), dy.len()),
         (input.blocked_len(), output.blocked_len())
     );
-    let padding = (window.padding.top, window.padding.left);
-    let maps = |x, shape| Maps { x, shape, padding };
+    let corner = corner(window);
+    let maps = |x, shape| Maps { x, shape, corner };
     let (from, to) = (maps(x, input), maps(dy, output));
     let points = |largest: usize| Tiling::of_largest(output, largest).total_points();
     with_simd!(isa, simd => if window.stride == 2 {
@@ -56,7 +57,7 @@ pub(crate) fn parameter_gradients(
 }
 
 /// [`parameter_gradients`] with a family's tiles, of weights (out, in, taps).
-pub(super) fn of_family<S: Simd, F: Filtering>(
+pub(super) fn of_family<S: Simd, F: FilteringBack>(
     simd: S,
     inputs: &Maps<'_>,
     outputs: &Maps<'_>,
@@ -68,7 +69,7 @@ pub(super) fn of_family<S: Simd, F: Filtering>(
         outputs.shape.channels * inputs.shape.channels * F::TAPS
     );
     db.fill(0.0);
-    let tiling = F::tiling(outputs.shape);
+    let tiling = F::tiling(outputs.shape, (0, 0));
     if tiling.tiles() == 0 {
         dw.fill(0.0);
         return;
@@ -139,7 +140,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new<S: Simd, F: Filtering>(input: Shape, tiling: Tiling) -> Self {
+    fn new<S: Simd, F: FilteringBack>(input: Shape, tiling: Tiling) -> Self {
         let (blocks, panels) = (input.blocks(), tiling.shape.channels.div_ceil(S::NR));
         let (down, across) = tiling.point_grid();
         let points = down * across;
@@ -231,7 +232,12 @@ struct Gradient<'a, S> {
 
 impl<S: Simd> Gradient<'_, S> {
     /// Transforms a chunk's gradients on all threads, and adds them up to the bias's.
-    fn transform_outputs<F: Filtering>(&self, work: &Work<'_>, maps: &Maps<'_>, db: &mut [f32]) {
+    fn transform_outputs<F: FilteringBack>(
+        &self,
+        work: &Work<'_>,
+        maps: &Maps<'_>,
+        db: &mut [f32],
+    ) {
         let Plan {
             tiling, m_point, ..
         } = &self.plan;
@@ -278,7 +284,7 @@ impl<S: Simd> Gradient<'_, S> {
     }
 
     /// Adds a chunk's products to every rectangle's sums, on all threads.
-    fn accumulate<F: Filtering>(&self, work: &Work<'_>) {
+    fn accumulate<F: FilteringBack>(&self, work: &Work<'_>) {
         let plan = &self.plan;
         for_each(plan.rectangles * plan.parts, |item| {
             let rectangle = item / plan.parts;
@@ -303,7 +309,7 @@ impl<S: Simd> Gradient<'_, S> {
     ///
     /// # Safety
     /// The sums are a rectangle's, and nobody else reads or writes them at these points.
-    unsafe fn products<F: Filtering>(
+    unsafe fn products<F: FilteringBack>(
         &self,
         work: &Work<'_>,
         rectangle: usize,
@@ -361,7 +367,7 @@ impl<S: Simd> Gradient<'_, S> {
     ///
     /// # Safety
     /// As for [`finish`](Self::finish), of each of its channel blocks and panels.
-    unsafe fn finish_rectangle<F: Filtering>(&self, rectangle: usize, sums: Shared<'_>) {
+    unsafe fn finish_rectangle<F: FilteringBack>(&self, rectangle: usize, sums: Shared<'_>) {
         let (blocks, panels) = self.plan.rectangle(rectangle);
         self.simd.vectorize(
             #[inline(always)]
@@ -378,7 +384,7 @@ impl<S: Simd> Gradient<'_, S> {
     }
 
     /// Writes the weights' gradient from sums that waited, on all threads.
-    fn finish_all<F: Filtering>(&self) {
+    fn finish_all<F: FilteringBack>(&self) {
         let plan = &self.plan;
         for_each(plan.blocks * plan.panels, |item| {
             let (block, panel) = (item / plan.panels, item % plan.panels);
@@ -397,7 +403,7 @@ impl<S: Simd> Gradient<'_, S> {
     /// # Safety
     /// `sums` are their rectangle's, which nobody writes, and nobody else writes these weights.
     #[inline(always)]
-    unsafe fn finish<F: Filtering>(&self, sums: Shared<'_>, block: usize, panel: usize) {
+    unsafe fn finish<F: FilteringBack>(&self, sums: Shared<'_>, block: usize, panel: usize) {
         let (simd, plan) = (self.simd, &self.plan);
         for vector in 0..S::NR_VECTORS {
             let first_output = panel * S::NR + vector * LANES;
@@ -426,7 +432,7 @@ impl<S: Simd> Gradient<'_, S> {
     /// # Safety
     /// Nobody else reads or writes them.
     #[inline(always)]
-    unsafe fn write<F: Filtering>(
+    unsafe fn write<F: FilteringBack>(
         &self,
         taps: &TapGradients,
         first_output: usize,
