@@ -406,6 +406,13 @@ struct Finished<'a> {
 
 impl<S: Simd> Output<S> for Finished<'_> {
     #[inline(always)]
+    fn prefetch(self, simd: S, row: usize, vector: usize) {
+        let offset = self.first + vector * self.plane_len + row * LANES;
+        self.epilogue.prefetch(simd, offset);
+        self.y.prefetch(simd, offset);
+    }
+
+    #[inline(always)]
     unsafe fn begin(self, simd: S, _row: usize, _vector: usize) -> S::V {
         simd.splat(0.0)
     }

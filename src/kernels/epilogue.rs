@@ -106,6 +106,17 @@ impl Epilogue<'_> {
         });
     }
 
+    /// Asks for what [`finish`](Self::finish) reads at `offset`.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(&self, simd: S, offset: usize) {
+        if let Some(residual) = self.residual {
+            simd.prefetch(residual.as_ptr().wrapping_add(offset));
+        }
+        if let Some(gate) = self.gate {
+            simd.prefetch(gate.maps.as_ptr().wrapping_add(offset));
+        }
+    }
+
     /// What becomes of sums that are written at `offset`, but for what [`settle`](Self::settle) does.
     ///
     /// # Safety

@@ -81,6 +81,9 @@ impl<S: Simd> PanelRows<S> for Pixels {
 
 /// Where a product goes, a vector at a time.
 pub(super) trait Output<S: Simd>: Copy {
+    /// Asks for what [`end`](Self::end) will read and write of a row's vector, if it may not be in the cache.
+    #[inline(always)]
+    fn prefetch(self, _simd: S, _row: usize, _vector: usize) {}
     /// What the chain of a row's vector begins with.
     ///
     /// # Safety
@@ -215,7 +218,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
         }
     }
 
-    /// One register block of V vectors and R rows from `row` on, where `a` begins.
+    /// One register block of V vectors and R rows from `first` on, where `a` begins.
     ///
     /// # Safety
     /// As for [`run`](Self::run), for these rows; V is `vectors`.
@@ -223,7 +226,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
     unsafe fn block<S: Simd, const R: usize, const V: usize>(
         &self,
         simd: S,
-        row: usize,
+        first: usize,
         share: Share,
         a: *const f32,
         b: impl PanelRows<S>,
@@ -237,7 +240,7 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
         for (r, sums) in sums.iter_mut().enumerate() {
             for (v, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: a row and a vector of the product.
-                *sum = unsafe { output.begin(simd, row + r, v) };
+                *sum = unsafe { output.begin(simd, first + r, v) };
             }
         }
         for (index, segment) in self.segments.iter().enumerate() {
@@ -253,6 +256,11 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
             for k in 0..count {
                 if K == LANES {
                     simd.prefetch(a.wrapping_add(AHEAD * LANES));
+                }
+                if index == 0 && k < R {
+                    for v in 0..V {
+                        output.prefetch(simd, first + k, v);
+                    }
                 }
                 if ROW == LANES {
                     simd.prefetch(next_rows.wrapping_add(k * LANES));
@@ -282,9 +290,9 @@ impl<const ROW: usize, const K: usize> Microkernel<'_, ROW, K> {
                 if $r < R {
                     // SAFETY: a row and a vector of the product.
                     unsafe {
-                        output.end(simd, row + $r, 0, sums[$r][0]);
+                        output.end(simd, first + $r, 0, sums[$r][0]);
                         if V > 1 {
-                            output.end(simd, row + $r, 1, sums[$r][1]);
+                            output.end(simd, first + $r, 1, sums[$r][1]);
                         }
                     }
                 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::simd::Simd;
 use super::team;
 
 /// A buffer that several threads write to, each to its own floats: whoever dereferences an address answers for that.
@@ -39,6 +40,12 @@ impl<'a> Shared<'a> {
         debug_assert!(offset < self.len, "{offset} of {}", self.len);
         // SAFETY: the offset is within the buffer, as the caller says, and the buffer is borrowed for 'a.
         unsafe { self.start.add(offset) }
+    }
+
+    /// Asks for what is `offset` floats on.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(self, simd: S, offset: usize) {
+        simd.prefetch(self.start.wrapping_add(offset));
     }
 
     /// `len` floats from `offset` on, for several threads as well.
