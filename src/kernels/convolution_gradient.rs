@@ -13,7 +13,7 @@ use super::simd::{LANES, Simd};
 use super::squeeze::plane_sums;
 use super::weights::Weights;
 use super::window::{Padding, Window};
-use super::winograd::{self, SpaceToDepth, Strided, space_to_depth, strided_back};
+use super::winograd::{self, SpaceToDepth, space_to_depth, strided_back};
 
 /// Writes the gradients of weights and bias, from the input `x` of `shape` and the blocked gradient `dz` of the sums.
 pub(super) fn parameter_gradients(
@@ -41,21 +41,13 @@ pub(super) fn parameter_gradients(
     let x = Blocked::of(x, shape);
     if conv.depthwise {
         depthwise::parameter_gradients(isa, x.maps(), shape, dz, conv.window, dw, db);
-    } else if has_tiles(conv.window, shape) {
+    } else if Method::weights_have_tiles(shape, conv.window) {
         winograd::parameter_gradients(isa, x.maps(), shape, conv.window, dz, dw, db);
     } else {
         let x = FeatureMaps::Blocked(x.maps());
         weight_gradient(isa, x, shape, dz, db.len(), conv.window, dw);
         bias_gradient(isa, conv.window, shape, dz, db);
     }
-}
-
-/// Whether the weights' gradient goes through tiles.
-fn has_tiles(window: Window, shape: Shape) -> bool {
-    let output = window.output(shape);
-    let pixels = output.batch * output.height * output.width;
-    window == Window::SAME_3X3
-        || window.is_strided_3x3() && Strided::products(output) < window.taps() * pixels
 }
 
 /// Writes the gradient of the bias, the sum of that of the sums over all pixels.
@@ -114,9 +106,7 @@ pub(super) fn input_gradient(
         transposed.scatter(dz, sums, window.stride, shape, joined, dx);
         return;
     }
-    // Over gradients moved apart Winograd makes two and a quarter products for each number.
-    let numbers = shape.batch * shape.height * shape.width;
-    if window.is_strided_3x3() && 4 * strided_back::products(shape, window) < 9 * numbers {
+    if Method::inputs_have_tiles(shape, window) {
         let weights = &transposed.weights;
         strided_back::input_gradient(isa, dz, sums, window, weights, shape, &epilogue, dx);
         return;

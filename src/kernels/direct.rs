@@ -1,7 +1,7 @@
 //! The convolution without a transform: for each tap a product on shifted, zero-padded maps.
 //!
-//! For all windows but 3×3 with stride 1; for the first layer, whose three channels fill no vector; and for maps so
-//! small that reading the weights is all the work: a Winograd tile has four times as many of them.
+//! For all windows but those that tiles are for; for a first layer of 3×3, whose three channels fill no vector; and for
+//! maps so small that reading the weights is all the work: a Winograd tile has four times as many of them.
 
 use std::ops::Range;
 

@@ -11,7 +11,9 @@ use super::shape::{FeatureMaps, Shape};
 use super::simd::{LANES, Simd};
 use super::weights::Weights;
 use super::window::Window;
-use super::winograd::{self, F2, F4, F6, SpaceToDepth, Strided, Tiling, space_to_depth};
+use super::winograd::{
+    self, F2, F4, F6, SpaceToDepth, Strided, Tiling, space_to_depth, strided_back,
+};
 
 /// How a layer is convolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +109,21 @@ impl Method {
         } else {
             Self::Direct
         }
+    }
+
+    /// Whether the gradient of the weights of a convolution of maps of this shape goes through tiles.
+    pub(super) fn weights_have_tiles(shape: Shape, window: Window) -> bool {
+        let output = window.output(shape);
+        let pixels = output.batch * output.height * output.width;
+        let is_cheaper = || Strided::products(output) < window.taps() * pixels;
+        window == Window::SAME_3X3 || window.is_strided_3x3() && is_cheaper()
+    }
+
+    /// Whether the gradient of maps of this shape goes through tiles of its own: not through those of a convolution
+    /// with turned weights, which after a stride make two and a quarter products for each number.
+    pub(super) fn inputs_have_tiles(shape: Shape, window: Window) -> bool {
+        let numbers = shape.batch * shape.height * shape.width;
+        window.is_strided_3x3() && 4 * strided_back::products(shape, window) < 9 * numbers
     }
 
     /// Whether it reads maps as tensors have them.

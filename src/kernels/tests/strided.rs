@@ -75,6 +75,27 @@ impl Layer {
         }
     }
 
+    /// Which sums are not finite in f64.
+    fn spoilt_sums(&self) -> Vec<bool> {
+        let dims = [
+            self.outputs,
+            self.shape.channels,
+            self.window.kernel,
+            self.window.kernel,
+        ];
+        let double = |numbers: &[f32], dims: &[usize]| {
+            let tensor = Tensor::from_slice(numbers, dims, &Device::Cpu).unwrap();
+            tensor.to_dtype(DType::F64).unwrap()
+        };
+        let (x, weight) = (
+            double(&self.x, &self.shape.dims()),
+            double(&self.weights, &dims),
+        );
+        let sums = convolution(&x, &weight, self.window, 1).unwrap();
+        let sums: Vec<f64> = sums.flatten_all().unwrap().to_vec1().unwrap();
+        sums.into_iter().map(|sum| !sum.is_finite()).collect()
+    }
+
     fn method(&self) -> Method {
         match self.window.kernel {
             7 => Method::SpaceToDepth,
@@ -298,4 +319,68 @@ fn threads_change_no_bit_of_strided_tiles() {
     let residual = vec![0.0; layer.output().planar_len()];
     on_threads(|| layer.convolve(Isa::best(), &[0.5; 72], &residual, true));
     on_threads(|| layer.parameter_gradients(Isa::best())[0].clone());
+}
+
+/// What one number that is none, or infinite, spoils in f64 is not finite, forward and back; what other images are is.
+#[test]
+fn strided_tiles_hide_nothing() {
+    let shape = |channels| Shape {
+        batch: 2,
+        channels,
+        height: 19,
+        width: 23,
+    };
+    for (channels, kernel) in [(20, 3), (3, 7)] {
+        let (shape, window) = (shape(channels), strided(kernel, [1; 4]));
+        for (bad, seed) in [(f32::NAN, 1), (f32::INFINITY, 2), (f32::NEG_INFINITY, 3)] {
+            for isa in Isa::available() {
+                let mut layer = Layer::random(shape, window, 18, seed);
+                let (output, image) = (layer.output(), shape.planar_len() / 2);
+                // In the first image, in the middle of a window.
+                layer.x[image / 2] = bad;
+                let spoilt = layer.spoilt_sums();
+                assert!(spoilt.contains(&true));
+                let zeros = vec![0.0; output.planar_len()];
+                let y = layer.convolve(isa, &[0.0; 18], &zeros, true);
+                for (index, (y, is_spoilt)) in y.iter().zip(spoilt).enumerate() {
+                    let is_other = index >= output.planar_len() / 2;
+                    // A ReLU makes 0 of −∞, as it should.
+                    let is_closed = *y == 0.0 && bad.is_infinite();
+                    assert!(
+                        !is_spoilt || !y.is_finite() || is_closed,
+                        "{isa:?} {bad} {window:?}"
+                    );
+                    assert!(!is_other || y.is_finite(), "{isa:?} {bad} {window:?}");
+                }
+                // Every weight of the input's channel meets it, and every gradient of the outputs' channels.
+                let [dw, _] = layer.parameter_gradients(isa);
+                let taps = kernel * kernel;
+                let channel = image / 2 / (shape.height * shape.width);
+                let of_channel = |index: usize| index / taps % channels == channel;
+                let mut of_input = dw
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, _)| of_channel(*index));
+                assert!(
+                    of_input.any(|(_, dw)| !dw.is_finite()),
+                    "{isa:?} {bad} {window:?}"
+                );
+                layer.cotangent[3] = bad;
+                let dy = blocked(output, &layer.cotangent);
+                let mut dx = vec![f32::NAN; shape.blocked_len()];
+                let zeros = vec![0.0; 18];
+                let conv = layer.conv(&zeros);
+                input_gradient(isa, &conv, shape, &dy, Joined::default(), &mut dx);
+                let dx = planar(shape, &dx);
+                assert!(
+                    dx[..image].iter().any(|dx| !dx.is_finite()),
+                    "{isa:?} {bad} {window:?}"
+                );
+                assert!(
+                    dx[image..].iter().all(|dx| dx.is_finite()),
+                    "{isa:?} {bad} {window:?}"
+                );
+            }
+        }
+    }
 }
