@@ -106,7 +106,7 @@ fn of_simd<S: Simd>(
                     x
                 } else {
                     made = Scratch::new(images * padded.image_len());
-                    Padded::new(some, Layout::Blocked, window).fill(x, &mut made);
+                    Padded::new(some, Layout::Blocked, window).fill(simd, x, &mut made);
                     &made
                 }
             }

@@ -116,7 +116,7 @@ pub(super) fn convolve<S: Simd>(
         x
     } else {
         made = Scratch::new(padded.len());
-        padded.fill(x, &mut made);
+        padded.fill(simd, x, &mut made);
         &made
     };
     let convolution = Convolution::new(

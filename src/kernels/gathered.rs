@@ -37,7 +37,7 @@ impl<'a> Gathered<'a> {
         let x = &self.planar[first * self.shape.with_batch(1).planar_len()..];
         let padded = Padded::new(some, Layout::Planar, self.window);
         let mut maps = Scratch::new(padded.len());
-        padded.fill(&x[..some.planar_len()], &mut maps);
+        padded.fill(simd, &x[..some.planar_len()], &mut maps);
         let segments = padded.segments();
         let (blocks, plane_len) = (self.output.blocks(), self.output.plane_len());
         for_each_chunk(to, plane_len, |start, plane| {

@@ -2,7 +2,7 @@
 
 use super::parallel::{Shared, for_each};
 use super::shape::Shape;
-use super::simd::LANES;
+use super::simd::{LANES, Simd};
 use super::window::Window;
 
 /// How the input lies: blocks of sixteen channels, or one plane per channel as tensors have it.
@@ -106,45 +106,58 @@ impl Padded {
         taps.collect()
     }
 
-    pub(super) fn fill(&self, x: &[f32], padded: &mut [f32]) {
-        let (row, copy, size) = (self.row(), self.copy_len(), self.window.kernel);
-        let from_row = self.shape.width * self.layout.lanes();
-        let from_plane = self.shape.height * from_row;
+    pub(super) fn fill<S: Simd>(&self, simd: S, x: &[f32], padded: &mut [f32]) {
+        let (copy, size) = (self.copy_len(), self.window.kernel);
+        let from_plane = self.shape.height * self.shape.width * self.layout.lanes();
         let padded = Shared::new(padded);
         for_each(self.shape.batch * self.planes, |plane| {
             // SAFETY: an item's slice is its own plane.
             let copies = unsafe { padded.slice(plane * size * copy, size * copy) };
             let source = &x[plane * from_plane..][..from_plane];
-            for (column, target) in copies.chunks_exact_mut(copy).enumerate() {
-                for index in 0..self.rows() {
-                    let target = &mut target[self.place(index) * row..][..row];
-                    match index.checked_sub(self.window.padding.top) {
-                        Some(index) if index < self.shape.height => {
-                            self.fill_row(&source[index * from_row..][..from_row], column, target);
-                        }
-                        _ => target.fill(0.0),
+            simd.vectorize(
+                #[inline(always)]
+                || {
+                    for (column, target) in copies.chunks_exact_mut(copy).enumerate() {
+                        self.fill_copy(source, column, target);
                     }
-                }
-            }
+                },
+            );
         });
     }
 
-    /// What one of a window's columns reads of a row.
-    fn fill_row(&self, source: &[f32], column: usize, target: &mut [f32]) {
-        let (lanes, stride) = (self.layout.lanes(), self.window.stride);
-        let (left, width) = (self.window.padding.left, self.shape.width);
+    /// What one of a window's columns reads of a plane.
+    #[inline(always)]
+    fn fill_copy(&self, source: &[f32], column: usize, copy: &mut [f32]) {
+        let Window {
+            stride, padding, ..
+        } = self.window;
+        let lanes = self.layout.lanes();
+        let (from_row, width) = (self.shape.width * lanes, self.output.width);
         // Places whose pixel is within the map.
-        let first = left.saturating_sub(column).div_ceil(stride);
-        let end = (width + left).saturating_sub(column).div_ceil(stride);
-        let end = end.min(self.output.width).max(first.min(self.output.width));
+        let first = padding.left.saturating_sub(column).div_ceil(stride);
+        let end = (self.shape.width + padding.left).saturating_sub(column);
+        let end = end.div_ceil(stride).min(width).max(first.min(width));
         let first = first.min(end);
-        target[..first * lanes].fill(0.0);
-        target[end * lanes..].fill(0.0);
-        let target = &mut target[first * lanes..end * lanes];
-        if target.is_empty() {
-            return;
+        // As `place` has them.
+        let rows = (0..stride).flat_map(|first| (first..self.rows()).step_by(stride));
+        for (row, target) in rows.zip(copy.chunks_exact_mut(self.row())) {
+            let row = row.wrapping_sub(padding.top);
+            if row >= self.shape.height || first == end {
+                target.fill(0.0);
+                continue;
+            }
+            target[..first * lanes].fill(0.0);
+            target[end * lanes..].fill(0.0);
+            let source = &source[row * from_row..][..from_row];
+            let source = &source[(first * stride + column - padding.left) * lanes..];
+            self.fill_row(source, &mut target[first * lanes..end * lanes]);
         }
-        let source = &source[(first * stride + column - left) * lanes..];
+    }
+
+    /// Every `stride`-th pixel, from the first on.
+    #[inline(always)]
+    fn fill_row(&self, source: &[f32], target: &mut [f32]) {
+        let stride = self.window.stride;
         if stride == 1 {
             target.copy_from_slice(&source[..target.len()]);
             return;
@@ -159,6 +172,7 @@ impl Padded {
 }
 
 /// Copies every second float: by pairs, which the compiler makes vectors of.
+#[inline(always)]
 fn every_second(source: &[f32], target: &mut [f32]) {
     let (pairs, rest) = source.as_chunks::<2>();
     for (target, [value, _]) in target.iter_mut().zip(pairs) {
@@ -170,6 +184,7 @@ fn every_second(source: &[f32], target: &mut [f32]) {
 }
 
 /// Copies every `stride`-th group of so many floats.
+#[inline(always)]
 fn every<const FLOATS: usize>(source: &[f32], stride: usize, target: &mut [f32]) {
     let (source, _) = source.as_chunks::<FLOATS>();
     let (target, _) = target.as_chunks_mut::<FLOATS>();
