@@ -52,7 +52,7 @@ mod window;
 mod winograd;
 
 pub use activation::Activation;
-pub(crate) use candle::{Input, backward, listening, run_with_graph, values, with_numbers};
+pub(crate) use candle::{Input, backward, dense, listening, run_with_graph, values, with_numbers};
 pub(crate) use isa::{Isa, SWITCH, vectorize};
 pub(crate) use network::{PackedWeights, run};
 pub(crate) use node::{Conv, Node, Operation, Value};

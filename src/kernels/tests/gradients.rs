@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 
 use super::super::activation::Activation;
-use super::super::candle::{Input, backward, run_with_graph};
+use super::super::candle::{Input, backward, dense, run_with_graph};
 use super::super::epilogue::{Epilogue, Gate};
 use super::super::isa::Isa;
 use super::super::method::Method;
@@ -425,4 +425,40 @@ fn a_scaled_weight_and_its_scale_take_gradients() {
             }
         }
     }
+}
+
+/// A dense layer's product and its gradients, also around candle, are those of candle's own matrices in f64.
+#[test]
+fn a_dense_product_takes_gradients() {
+    let variable = |seed, dims: &[usize]| {
+        let numbers = noise(dims.iter().product(), seed);
+        Var::from_tensor(&Tensor::from_vec(numbers, dims, &Device::Cpu).unwrap()).unwrap()
+    };
+    let (x, weight) = (variable(1, &[7, 300]), variable(2, &[11, 300]));
+    let double = |var: &Var| var.as_tensor().to_dtype(DType::F64).unwrap();
+    let product = double(&x).matmul(&double(&weight).t().unwrap()).unwrap();
+    let store = product.sqr().unwrap().sum_all().unwrap();
+    let expected_store = store.backward().unwrap();
+    let numbers_of = |tensor: &Tensor| -> Vec<f64> {
+        let tensor = tensor.to_dtype(DType::F64).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    for gradients_of in [sooner, Tensor::backward] {
+        let y = dense(&x, &weight).unwrap();
+        let error = relative_error(&numbers(&y), &numbers_of(&product));
+        assert!(error < 1e-6, "{error:e}");
+        let found = gradients_of(&y.sqr().unwrap().sum_all().unwrap()).unwrap();
+        for var in [&x, &weight] {
+            let expected = numbers_of(expected_store.get(var).unwrap());
+            let error = relative_error(&numbers(found.get(var).unwrap()), &expected);
+            assert!(error < 1e-6, "{error:e}");
+        }
+    }
+    // Without a graph, and of another type, it is candle's.
+    let plain = dense(x.as_tensor(), &weight.as_detached_tensor()).unwrap();
+    assert_eq!(plain.dims(), [7, 11]);
+    assert_eq!(
+        dense(&double(&x), &double(&weight)).unwrap().dims(),
+        [7, 11]
+    );
 }

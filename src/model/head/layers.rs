@@ -4,7 +4,7 @@ use candle_core::{D, Tensor, Var};
 
 use super::config::{Head, Layer, Output, Pooling};
 use super::dropout::Dropout;
-use crate::kernels::reference;
+use crate::kernels::{dense, reference};
 use crate::model::backbone::{LayerInfo, Mode};
 use crate::model::parameter::Parameter;
 use crate::{Error, Result};
@@ -250,7 +250,7 @@ fn relu(x: &Tensor) -> Result<Tensor> {
 impl Dense {
     fn forward(&self, input: &Tensor, mode: Mode) -> Result<Tensor> {
         let (weight, bias) = (self.weight.value(mode), self.bias.value(mode));
-        Ok(input.matmul(&weight.t()?)?.broadcast_add(&bias)?)
+        Ok(dense(input, &weight)?.broadcast_add(&bias)?)
     }
 
     fn info(&self) -> LayerInfo {
