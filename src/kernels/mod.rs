@@ -1,10 +1,11 @@
 //! Networks of convolutions and what stands between them on the CPU, forward and backward.
 //!
 //! Feature maps lie in blocks of sixteen channels, (N, C/16, H, W, 16). A 3×3 convolution goes through Winograd's
-//! F(6×6, 3×3), F(4×4, 3×3) or F(2×2, 3×3), with stride 2 through tiles of its own, or as all others directly, whichever
-//! the cost model estimates to be fastest; all end in one register-blocked microkernel. The instructions (AVX-512, AVX2 with FMA, NEON, or plain Rust)
-//! are chosen when first needed; no compiler flags are. Threads are those of rayon's current pool, which stay
-//! awake while a network runs (`team`), and results do not depend on how many there are.
+//! F(6×6, 3×3), F(4×4, 3×3) or F(2×2, 3×3), with stride 2 through tiles of its own, or as all others directly,
+//! whichever the cost model estimates to be fastest; all end in one register-blocked microkernel. The instructions
+//! (AVX-512, AVX2 with FMA, NEON, or plain Rust) are chosen when first needed; no compiler flags are. Threads are those
+//! of rayon's current pool, which stay awake while a network runs (`team`), and results do not depend on how many there
+//! are.
 //!
 //! From what is called to what it is made of: `network` runs nodes without a graph and `candle` with one; `method`
 //! chooses how a convolution goes, `winograd` or `direct`, and `epilogue` says what becomes of the sums; `weights` are

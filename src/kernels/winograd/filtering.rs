@@ -7,8 +7,8 @@ use super::super::shape::Shape;
 use super::super::simd::Simd;
 use super::tiling::{Tile, Tiling};
 
-/// A convolution's outputs are cut into tiles. The inputs of a tile and the weights are transformed to points, multiplied
-/// point by point, added up over the channels, and transformed back.
+/// A convolution's outputs are cut into tiles. The inputs of a tile and the weights are transformed to points,
+/// multiplied point by point, added up over the channels, and transformed back.
 ///
 /// A stride takes the map of a channel apart into several, whose products add up too: its parts.
 pub(crate) trait Filtering: Copy + Send + Sync + 'static {
@@ -76,8 +76,8 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
 
 /// What the gradients of weights take besides.
 pub(crate) trait FilteringBack: Filtering {
-    /// The transpose of [`output_tile`](Filtering::output_tile): transforms the gradients of one tile's outputs, of one channel
-    /// block, to its points. Returns the sum of what was transformed.
+    /// The transpose of [`output_tile`](Filtering::output_tile): transforms the gradients of one tile's outputs, of one
+    /// channel block, to its points. Returns the sum of what was transformed.
     ///
     /// # Safety
     /// As for [`input_tile`](Filtering::input_tile), of the one part that outputs have.
@@ -88,8 +88,8 @@ pub(crate) trait FilteringBack: Filtering {
         to: Transformed,
     ) -> S::V;
 
-    /// The transpose of [`weights`](Filtering::weights): transforms the gradients at as many points, `point` floats apart and
-    /// their parts `part`, to taps, one after the other.
+    /// The transpose of [`weights`](Filtering::weights): transforms the gradients at as many points, `point` floats
+    /// apart and their parts `part`, to taps, one after the other.
     ///
     /// # Safety
     /// `u` is valid for reading sixteen floats at each part of each point, `taps` for writing them at each tap.

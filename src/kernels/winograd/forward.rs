@@ -18,8 +18,8 @@ use super::chunk::Chunk;
 use super::filtering::{Filtering, Maps, Units, Written};
 use super::pack::{pack, packed_len, transform_taps, units};
 
-/// Convolves blocked `x`, of `input`'s shape, with 3×3 `weights` into blocked `y`. Weights that are used often are given
-/// packed, by [`pack`]; others are transformed, if they are large a panel at a time.
+/// Convolves blocked `x`, of `input`'s shape, with 3×3 `weights` into blocked `y`. Weights that are used often are
+/// given packed, by [`pack`]; others are transformed, if they are large a panel at a time.
 #[expect(clippy::too_many_arguments, reason = "a layer's operands")]
 pub(crate) fn convolve<S: Simd, F: Filtering>(
     simd: S,

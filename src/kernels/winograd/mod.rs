@@ -1,8 +1,8 @@
 //! Convolutions and the gradients of their weights through Winograd's minimal filtering.
 //!
-//! `tiling` cuts maps into tiles, which are taken to points and back, a `chunk` of them at a time, and `pack` does so with
-//! weights; `forward` and `weight_gradient` put these together. How that is done is a `filtering`, of which there are
-//! four: `transform` for 3×3 with stride 1, `strided` for 3×3 with stride 2, `strided_back` for the gradient of its
+//! `tiling` cuts maps into tiles, which are taken to points and back, a `chunk` of them at a time, and `pack` does so
+//! with weights; `forward` and `weight_gradient` put these together. How that is done is a `filtering`, of which there
+//! are four: `transform` for 3×3 with stride 1, `strided` for 3×3 with stride 2, `strided_back` for the gradient of its
 //! input, and `space_to_depth` for 7×7 with stride 2. `points` and `paired_points` have their transforms in one
 //! dimension; a `patch` is what a tile is made of, and `outputs` what becomes of it.
 

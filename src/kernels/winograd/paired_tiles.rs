@@ -62,8 +62,8 @@ pub(super) unsafe fn output_tile<S: Simd, const N: usize, const POINTS: usize>(
 ) {
     let mut half = HalfTransformed::uninit();
     let half = half.as_mut_ptr().cast::<f32>();
-    // SAFETY: the caller says that points are valid; `half` has the lines and columns that the second pass reads and the
-    // first one wrote; outputs are written only where the maps have them.
+    // SAFETY: the caller says that points are valid; `half` has the lines and columns that the second pass reads and
+    // the first one wrote; outputs are written only where the maps have them.
     unsafe {
         for column in 0..POINTS {
             let points = load::<S, POINTS>(simd, m.add(column * point), POINTS * point);

@@ -54,8 +54,8 @@ impl<const ROWS: usize> Patch<ROWS> {
         }
     }
 
-    /// Transforms columns of COUNT pixels to WRITTEN values, each of which begins a line of columns in `to`. Returns the
-    /// sum of the pixels.
+    /// Transforms columns of COUNT pixels to WRITTEN values, each of which begins a line of columns in `to`. Returns
+    /// the sum of the pixels.
     ///
     /// # Safety
     /// The patch is of a plane that is valid for reading, and `to` is valid for writing the columns of as many lines,

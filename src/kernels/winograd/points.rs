@@ -129,8 +129,8 @@ impl<P: TileFamily, const PAIRS: usize> Constants<P, PAIRS> {
     };
 }
 
-/// Σ c d over the coefficients of one of the [`polynomials`], the last of which is 1, and every other value from `first`
-/// on.
+/// Σ c d over the coefficients of one of the [`polynomials`], the last of which is 1, and every other value from
+/// `first` on.
 #[inline(always)]
 pub(super) fn polynomial<S: Simd>(
     simd: S,

@@ -1,9 +1,9 @@
 //! The 7×7 convolution with stride 2 of maps of a few channels, which many networks begin with, through tiles.
 //!
-//! The pixels of each 2×2 are taken for channels of one: three channels become twelve, which nearly fill a block, and the
-//! convolution one of 4×4 with stride 1, whose last row and column of weights belong to an eighth of the window and are 0
-//! for half of the channels. F(4×4, 4×4) makes 49 products for each channel of a tile where 16 · 49 are made directly:
-//! 588 for a tile and output of three channels, and not 2,352.
+//! The pixels of each 2×2 are taken for channels of one: three channels become twelve, which nearly fill a block, and
+//! the convolution one of 4×4 with stride 1, whose last row and column of weights belong to an eighth of the window and
+//! are 0 for half of the channels. F(4×4, 4×4) makes 49 products for each channel of a tile where 16 · 49 are made
+//! directly: 588 for a tile and output of three channels, and not 2,352.
 
 use std::mem::MaybeUninit;
 

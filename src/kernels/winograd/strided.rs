@@ -1,11 +1,11 @@
 //! The 3×3 convolution with stride 2 through tiles, which Winograd's filtering of [`points`](super::points) is not for.
 //!
-//! In one dimension an output is w₀ x₀ + w₁ x₁ + w₂ x₂, and the next one's inputs are two further on. So the inputs with
-//! an even place, counted from the first window's corner, meet two weights, w₀ and w₂, with stride 1, and those with an odd
-//! one the weight w₁ alone. The first are filtered by F(4, 2) at five points, ±a, ±b and ∞; the second by F(4, 1) at
-//! four: the same without ∞, for which both transforms are the same. Their products at a point add up before they are
-//! transformed back. In two dimensions a map has four such parts, and a tile of 4×4 outputs takes 9² = 81 products where
-//! 144 are made directly.
+//! In one dimension an output is w₀ x₀ + w₁ x₁ + w₂ x₂, and the next one's inputs are two further on. So the inputs
+//! with an even place, counted from the first window's corner, meet two weights, w₀ and w₂, with stride 1, and those
+//! with an odd one the weight w₁ alone. The first are filtered by F(4, 2) at five points, ±a, ±b and ∞; the second by
+//! F(4, 1) at four: the same without ∞, for which both transforms are the same. Their products at a point add up before
+//! they are transformed back. In two dimensions a map has four such parts, and a tile of 4×4 outputs takes 9² = 81
+//! products where 144 are made directly.
 //!
 //! The transforms are those of Toom and Cook, as there; a tile's 1 / Π (p − q) is in the output's.
 

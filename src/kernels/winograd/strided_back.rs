@@ -1,11 +1,11 @@
 //! The gradient of the input of a 3×3 convolution with stride 2 through tiles.
 //!
-//! In one dimension the gradient at an even place of [`strided`](super::strided), counted from the first window's corner,
-//! is w₂ d₀ + w₀ d₁ of two neighbouring gradients of outputs, and that at an odd place w₁ d₀ of one. Four of the first
-//! come from five gradients by F(4, 2), and four of the second from the first four of these by F(4, 1): both from the
-//! same points, of which the second do without ∞. So gradients of outputs are transformed once for all four parts of a
-//! map, and a tile of 8×8 takes 9² = 81 products: half as many as Winograd's F(4×4, 3×3) makes over gradients that have
-//! been moved apart.
+//! In one dimension the gradient at an even place of [`strided`](super::strided), counted from the first window's
+//! corner, is w₂ d₀ + w₀ d₁ of two neighbouring gradients of outputs, and that at an odd place w₁ d₀ of one. Four of
+//! the first come from five gradients by F(4, 2), and four of the second from the first four of these by F(4, 1): both
+//! from the same points, of which the second do without ∞. So gradients of outputs are transformed once for all four
+//! parts of a map, and a tile of 8×8 takes 9² = 81 products: half as many as Winograd's F(4×4, 3×3) makes over
+//! gradients that have been moved apart.
 
 use std::mem::MaybeUninit;
 

@@ -443,8 +443,8 @@ impl<S: Simd> Gradient<'_, S> {
         let outputs = LANES.min(out_channels - first_output);
         let row = in_channels * F::TAPS;
         let taps = taps.0.as_ptr();
-        // SAFETY: there are so many inputs and outputs from these on, and `taps` holds as many rows of sixteen outputs as
-        // sixteen inputs have taps.
+        // SAFETY: there are so many inputs and outputs from these on, and `taps` holds as many rows of sixteen outputs
+        // as sixteen inputs have taps.
         unsafe {
             let dw = self.dw.at(first_output * row + first_input * F::TAPS);
             if inputs == LANES && outputs == LANES {
