@@ -79,7 +79,7 @@ pub(super) unsafe fn output_tile<S: Simd, const N: usize, const POINTS: usize>(
     }
 }
 
-/// [`Filtering::output_tile_back`](super::filtering::Filtering::output_tile_back), with POINTS points to a side.
+/// [`FilteringBack::output_tile_back`](super::filtering::FilteringBack::output_tile_back), with POINTS points to a side.
 ///
 /// # Safety
 /// As there.
