@@ -113,3 +113,37 @@ pub(super) unsafe fn output_tile_back<S: Simd, const N: usize, const POINTS: usi
         sum
     }
 }
+
+/// [`Filtering::input_tile`](super::filtering::Filtering::input_tile) with stride 1, with POINTS points to a side.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn input_tile<S: Simd, const N: usize, const POINTS: usize>(
+    simd: S,
+    pairs: &Pairs<N>,
+    maps: &Maps<'_>,
+    (tile, block): (Tile, usize),
+    to: Transformed,
+) {
+    let mut half = HalfTransformed::uninit();
+    let half = half.as_mut_ptr().cast::<f32>();
+    let (top, left) = maps.corner;
+    let corner = (top + tile.top as isize, left + tile.left as isize);
+    let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, POINTS);
+    // SAFETY: the caller says that tile and block are within the maps; `half` has the lines and columns that the second
+    // pass reads and the first one wrote; the caller says that points are valid.
+    unsafe {
+        patch.pass::<S, POINTS, POINTS>(
+            simd,
+            (half, LINE),
+            #[inline(always)]
+            |d| pairs.input(simd, d),
+        );
+        for row in 0..POINTS {
+            let values = load::<S, POINTS>(simd, half.add(row * LINE), LANES);
+            let to_row = to.v.add(row * POINTS * to.point);
+            store::<S, POINTS>(simd, pairs.input(simd, values), to_row, to.point);
+        }
+    }
+}

@@ -5,8 +5,6 @@
 //! are 0 for half of the channels. F(4×4, 4×4) makes 49 products for each channel of a tile where 16 · 49 are made
 //! directly: 588 for a tile and output of three channels, and not 2,352.
 
-use std::mem::MaybeUninit;
-
 use super::super::epilogue::Epilogue;
 use super::super::gathered::Gathered;
 use super::super::gemm::PanelRows;
@@ -19,11 +17,9 @@ use super::super::weights::Weights;
 use super::super::window::{Padding, Window};
 use super::filtering::{Filtering, FilteringBack, Maps, Transformed, Units, Written};
 use super::forward::filter_packed;
-use super::outputs::LINE;
 use super::pack::transform_taps;
 use super::paired_points::{OUTPUTS, Pairs};
-use super::paired_tiles::{load, output_tile, output_tile_back, store};
-use super::patch::{Aligned, Patch};
+use super::paired_tiles::{input_tile, load, output_tile, output_tile_back, store};
 use super::points::{Line, MAX_SIZE};
 use super::tiling::{Tile, Tiling};
 use super::weight_gradient::of_family;
@@ -224,31 +220,9 @@ impl Filtering for SpaceToDepth {
     }
 
     #[inline(always)]
-    unsafe fn input_tile<S: Simd>(
-        simd: S,
-        maps: &Maps<'_>,
-        (tile, block): (Tile, usize),
-        to: Transformed,
-    ) {
-        let mut half = HalfTransformed::uninit();
-        let half = half.as_mut_ptr().cast::<f32>();
-        let corner = (tile.top as isize, tile.left as isize);
-        let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, POINTS);
-        // SAFETY: the caller says that tile and block are within the maps; `half` has the lines and columns that the
-        // second pass reads and the first one wrote; the caller says that points are valid.
-        unsafe {
-            patch.pass::<S, POINTS, POINTS>(
-                simd,
-                (half, LINE),
-                #[inline(always)]
-                |d| PAIRS.input(simd, d),
-            );
-            for row in 0..POINTS {
-                let values = load::<S, POINTS>(simd, half.add(row * LINE), LANES);
-                let to_row = to.v.add(row * POINTS * to.point);
-                store::<S, POINTS>(simd, PAIRS.input(simd, values), to_row, to.point);
-            }
-        }
+    unsafe fn input_tile<S: Simd>(simd: S, maps: &Maps<'_>, place: (Tile, usize), to: Transformed) {
+        // SAFETY: the caller says what it asks for.
+        unsafe { input_tile::<S, 3, POINTS>(simd, &PAIRS, maps, place, to) }
     }
 
     #[inline(always)]
@@ -324,6 +298,3 @@ impl FilteringBack for SpaceToDepth {
         }
     }
 }
-
-/// A tile's values between the pass along its columns and that along its rows.
-type HalfTransformed = MaybeUninit<Aligned<{ MAX_SIZE * LINE }>>;

@@ -7,8 +7,6 @@
 //! parts of a map, and a tile of 8×8 takes 9² = 81 products: half as many as Winograd's F(4×4, 3×3) makes over
 //! gradients that have been moved apart.
 
-use std::mem::MaybeUninit;
-
 use super::super::epilogue::Epilogue;
 use super::super::gemm::PanelRows;
 use super::super::isa::{Isa, Token, with_simd};
@@ -18,10 +16,8 @@ use super::super::weights::Weights;
 use super::super::window::{Padding, Window};
 use super::filtering::{Filtering, Maps, Transformed, Units, Written};
 use super::forward::filter;
-use super::outputs::LINE;
 use super::paired_points::OUTPUTS;
-use super::paired_tiles::{load, store};
-use super::patch::{Aligned, Patch};
+use super::paired_tiles::input_tile;
 use super::points::{Line, MAX_SIZE};
 use super::strided::{INFINITE, PAIRS, POINTS, Strided, unit};
 use super::tiling::{Tile, Tiling};
@@ -112,32 +108,9 @@ impl Filtering for StridedBack {
     }
 
     #[inline(always)]
-    unsafe fn input_tile<S: Simd>(
-        simd: S,
-        maps: &Maps<'_>,
-        (tile, block): (Tile, usize),
-        to: Transformed,
-    ) {
-        let mut half = HalfTransformed::uninit();
-        let half = half.as_mut_ptr().cast::<f32>();
-        let (top, left) = maps.corner;
-        let corner = (top + tile.top as isize, left + tile.left as isize);
-        let patch = Patch::<MAX_SIZE>::new(maps, (tile.image, block), corner, POINTS);
-        // SAFETY: the caller says that tile and block are within the maps; `half` has the lines and columns that the
-        // second pass reads and the first one wrote; the caller says that points are valid.
-        unsafe {
-            patch.pass::<S, POINTS, POINTS>(
-                simd,
-                (half, LINE),
-                #[inline(always)]
-                |d| PAIRS.input(simd, d),
-            );
-            for row in 0..POINTS {
-                let values = load::<S, POINTS>(simd, half.add(row * LINE), LANES);
-                let to_row = to.v.add(row * POINTS * to.point);
-                store::<S, POINTS>(simd, PAIRS.input(simd, values), to_row, to.point);
-            }
-        }
+    unsafe fn input_tile<S: Simd>(simd: S, maps: &Maps<'_>, place: (Tile, usize), to: Transformed) {
+        // SAFETY: the caller says what it asks for.
+        unsafe { input_tile::<S, 2, POINTS>(simd, &PAIRS, maps, place, to) }
     }
 
     #[inline(always)]
@@ -221,6 +194,3 @@ unsafe fn part<S: Simd>(
     }
     rows
 }
-
-/// A tile's values between the pass along its columns and that along its rows.
-type HalfTransformed = MaybeUninit<Aligned<{ MAX_SIZE * LINE }>>;
