@@ -30,25 +30,21 @@ pub(super) trait PanelRows<S: Simd>: Copy {
     /// Where the first row of a segment begins, of segments of `segment_k` rows.
     fn segment(self, index: usize, segment_k: usize) -> *const f32;
     /// Floats from a row to the next.
-    fn row(self) -> usize;
+    #[inline(always)]
+    fn row(self) -> usize {
+        S::NR
+    }
     /// Floats from a vector of a row to the next.
-    fn vector(self) -> usize;
+    #[inline(always)]
+    fn vector(self) -> usize {
+        LANES
+    }
 }
 
 impl<S: Simd> PanelRows<S> for *const f32 {
     #[inline(always)]
     fn segment(self, index: usize, segment_k: usize) -> *const f32 {
         self.wrapping_add(index * segment_k * S::NR)
-    }
-
-    #[inline(always)]
-    fn row(self) -> usize {
-        S::NR
-    }
-
-    #[inline(always)]
-    fn vector(self) -> usize {
-        LANES
     }
 }
 

@@ -13,7 +13,7 @@ use super::super::reference::convolution;
 use super::super::shape::{FeatureMaps, Shape};
 use super::super::weights::Weights;
 use super::super::window::{Padding, Window};
-use super::reference::{bias_gradient, error_beside, relative_error, relu, widened};
+use super::reference::{bias_gradient, error_beside, pooled, relative_error, relu, widened};
 use super::windows::on_threads;
 use super::{blocked, cases, noise, planar, size};
 
@@ -24,6 +24,8 @@ struct Layer {
     outputs: usize,
     x: Vec<f32>,
     weights: Vec<f32>,
+    /// Of each output's weights.
+    scale: Vec<f32>,
     cotangent: Vec<f32>,
     sums: Vec<f64>,
     weight_gradient: Vec<f64>,
@@ -41,7 +43,13 @@ impl Layer {
             let tensor = Tensor::from_slice(numbers, dims, &Device::Cpu).unwrap();
             Var::from_tensor(&tensor.to_dtype(DType::F64).unwrap()).unwrap()
         };
-        let (x_var, weight) = (double(&x, &shape.dims()), double(&weights, &dims));
+        let scale = noise(outputs, seed ^ 7);
+        let of_output = weights.len() / outputs;
+        let scaled = weights
+            .iter()
+            .zip(scale.iter().flat_map(|s| vec![*s; of_output]));
+        let scaled: Vec<f32> = scaled.map(|(weight, scale)| weight * scale).collect();
+        let (x_var, weight) = (double(&x, &shape.dims()), double(&scaled, &dims));
         let y = convolution(&x_var, &weight, window, 1).unwrap();
         let passed = double(&cotangent, &output.dims());
         let loss = (&y * passed.as_tensor()).unwrap().sum_all().unwrap();
@@ -56,6 +64,7 @@ impl Layer {
             outputs,
             x,
             weights,
+            scale,
             cotangent,
         }
     }
@@ -70,7 +79,7 @@ impl Layer {
             out_channels: self.outputs,
             in_channels: self.shape.channels,
             size: self.window.kernel,
-            scale: None,
+            scale: Some(&self.scale),
             transposed: false,
         }
     }
@@ -145,7 +154,7 @@ impl Layer {
             residual: None,
             activation: Activation::Identity,
             pool: false,
-            scale: None,
+            scale: Some(&self.scale),
             kept_as: None,
         }
     }
@@ -196,6 +205,7 @@ impl Layer {
             "{what}"
         );
 
+        self.check_pooled(isa);
         let [dw, db] = self.parameter_gradients(isa);
         let error = relative_error(&dw, &self.weight_gradient);
         assert!(error < 1e-5, "{what}: weights' gradient: {error:e}");
@@ -212,6 +222,30 @@ impl Layer {
         let error = error_beside(&db, &expected, &scale);
         assert!(error < 1e-5, "{what}: bias's gradient: {error:e}");
         self.check_input_gradient(isa, seed);
+    }
+
+    /// Sums of which the largest of each 2×2 is kept.
+    fn check_pooled(&self, isa: Isa) {
+        let output = self.output();
+        if output.height < 2 || output.width < 2 {
+            return;
+        }
+        let epilogue = Epilogue {
+            pool: true,
+            ..Epilogue::default()
+        };
+        let mut y = vec![f32::NAN; output.pooled().blocked_len()];
+        let (input, weights) = (self.input(), self.weights());
+        let (shape, window) = (self.shape, self.window);
+        self.method().convolve(
+            isa, &input, shape, window, &weights, None, &epilogue, &mut y,
+        );
+        let expected = pooled(&self.sums, output);
+        let error = relative_error(&planar(output.pooled(), &y), &expected);
+        assert!(
+            error < 1e-5,
+            "{isa:?} {shape:?} {window:?}, pooled: {error:e}"
+        );
     }
 
     /// That of the input joins another and passes a ReLU.

@@ -17,9 +17,9 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
     /// Weights from an input to an output.
     const TAPS: usize = 9;
     /// Parts of a map.
-    const PARTS: usize;
+    const PARTS: usize = 1;
     /// The parts that a point of each kind has, in order.
-    const KINDS: &'static [&'static [usize]];
+    const KINDS: &'static [&'static [usize]] = &[&[0]];
     /// Maps that an output channel is written in: those of a gradient through a stride, which are its parts.
     const OUTPUT_PARTS: usize = 1;
 
@@ -31,16 +31,24 @@ pub(crate) trait Filtering: Copy + Send + Sync + 'static {
         true
     }
     /// The kind of a point.
-    fn kind(row: usize, column: usize) -> usize;
+    #[inline(always)]
+    fn kind(_row: usize, _column: usize) -> usize {
+        0
+    }
     /// How many different numbers a weight has at so many points.
-    fn units(down: usize, across: usize) -> usize;
+    fn units(down: usize, across: usize) -> usize {
+        down * across
+    }
     /// A panel's weights at a point of an output part, from all of its units on.
+    #[inline(always)]
     fn panel_rows<S: Simd>(
         u: *const f32,
         units: Units,
-        point: (usize, usize),
-        output_part: usize,
-    ) -> impl PanelRows<S>;
+        (row, column): (usize, usize),
+        _output_part: usize,
+    ) -> impl PanelRows<S> {
+        u.wrapping_add((row * units.across + column) * units.len)
+    }
 
     /// Transforms the inputs of one tile of one channel block to its points.
     ///

@@ -79,7 +79,7 @@ pub(super) unsafe fn output_tile<S: Simd, const N: usize, const POINTS: usize>(
     }
 }
 
-/// [`FilteringBack::output_tile_back`](super::filtering::FilteringBack::output_tile_back), with POINTS points to a side.
+/// [`FilteringBack`](super::filtering::FilteringBack)'s transform of gradients of outputs, with POINTS points to a side.
 ///
 /// # Safety
 /// As there.

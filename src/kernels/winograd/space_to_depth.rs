@@ -7,7 +7,6 @@
 
 use super::super::epilogue::Epilogue;
 use super::super::gathered::Gathered;
-use super::super::gemm::PanelRows;
 use super::super::isa::{Isa, Token, with_simd};
 use super::super::parallel::Shared;
 use super::super::scratch::Scratch;
@@ -193,30 +192,9 @@ pub(crate) fn parameter_gradients(
 impl Filtering for SpaceToDepth {
     const POINTS: usize = POINTS;
     const TAPS: usize = TAPS * TAPS;
-    const PARTS: usize = 1;
-    const KINDS: &'static [&'static [usize]] = &[&[0]];
 
     fn tiling(output: Shape, _: (usize, usize)) -> Tiling {
         Tiling::even(output, OUTPUTS, POINTS - OUTPUTS)
-    }
-
-    #[inline(always)]
-    fn kind(_: usize, _: usize) -> usize {
-        0
-    }
-
-    fn units(down: usize, across: usize) -> usize {
-        down * across
-    }
-
-    #[inline(always)]
-    fn panel_rows<S: Simd>(
-        u: *const f32,
-        units: Units,
-        (row, column): (usize, usize),
-        _: usize,
-    ) -> impl PanelRows<S> {
-        u.wrapping_add((row * POINTS + column) * units.len)
     }
 
     #[inline(always)]

@@ -117,16 +117,6 @@ impl<S: Simd> PanelRows<S> for PartRows {
         }
         self.first[part].wrapping_add(block * segment_k * S::NR)
     }
-
-    #[inline(always)]
-    fn row(self) -> usize {
-        S::NR
-    }
-
-    #[inline(always)]
-    fn vector(self) -> usize {
-        LANES
-    }
 }
 
 /// A tile's inputs between the pass along their columns and that along their rows.

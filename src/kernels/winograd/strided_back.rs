@@ -68,8 +68,6 @@ fn before(window: Window) -> (usize, usize) {
 
 impl Filtering for StridedBack {
     const POINTS: usize = POINTS;
-    const PARTS: usize = 1;
-    const KINDS: &'static [&'static [usize]] = &[&[0]];
     const OUTPUT_PARTS: usize = 4;
 
     /// Of the parts, which are half as large.
@@ -86,11 +84,6 @@ impl Filtering for StridedBack {
     fn has(output_part: usize, row: usize, column: usize) -> bool {
         let (odd_row, odd_column) = (output_part / 2 == 1, output_part % 2 == 1);
         !(odd_row && row == INFINITE || odd_column && column == INFINITE)
-    }
-
-    #[inline(always)]
-    fn kind(_: usize, _: usize) -> usize {
-        0
     }
 
     fn units(down: usize, across: usize) -> usize {

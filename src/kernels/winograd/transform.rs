@@ -2,7 +2,6 @@
 
 use std::mem::MaybeUninit;
 
-use super::super::gemm::PanelRows;
 use super::super::shape::Shape;
 use super::super::simd::{LANES, Simd};
 use super::filtering::{Filtering, FilteringBack, Maps, Transformed, Units, Written};
@@ -63,30 +62,9 @@ unsafe fn pass<S: Simd, const COUNT: usize, const WRITTEN: usize>(
 
 impl<P: TileFamily> Filtering for P {
     const POINTS: usize = P::LARGEST + 2;
-    const PARTS: usize = 1;
-    const KINDS: &'static [&'static [usize]] = &[&[0]];
 
     fn tiling(output: Shape, _: (usize, usize)) -> Tiling {
         Tiling::of_largest(output, P::LARGEST)
-    }
-
-    #[inline(always)]
-    fn kind(_: usize, _: usize) -> usize {
-        0
-    }
-
-    fn units(down: usize, across: usize) -> usize {
-        down * across
-    }
-
-    #[inline(always)]
-    fn panel_rows<S: Simd>(
-        u: *const f32,
-        units: Units,
-        (row, column): (usize, usize),
-        _: usize,
-    ) -> impl PanelRows<S> {
-        u.wrapping_add((row * units.across + column) * units.len)
     }
 
     #[inline(always)]
