@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import time
 
 import keras
 import numpy as np
@@ -24,13 +23,15 @@ from peer import (
     median_ms,
     parts_of,
     pixels,
+    rate_of,
     read_weights,
     serve,
     shape_of,
     side_of,
+    total_ms,
 )
 
-DATA = sys.argv[2]
+DATA, PHOTOGRAPHS = sys.argv[2:4]
 # What the names of the layers in Lite's last stage begin with.
 LITE_LAST_STAGE = ("block7", "top_")
 
@@ -146,14 +147,7 @@ def epoch(name, opened):
     step = lambda: model.fit(train, epochs=1, validation_data=validation, verbose=0)
     # The graph is traced here, once; ten epochs of the notebook would spread that cost.
     step()
-
-    def run(times):
-        start = time.perf_counter()
-        for _ in range(times):
-            step()
-        return 1000 * (time.perf_counter() - start) / times
-
-    return run, None if name == VGG else epoch_features(name)
+    return lambda times: total_ms(step, times) / times, None if name == VGG else epoch_features(name)
 
 
 def epoch_features(name):
@@ -165,30 +159,43 @@ def epoch_features(name):
 def ten_epochs():
     """The notebook's ten epochs on a frozen base, from the files on; Keras keeps nothing from epoch to epoch."""
 
-    def run(times):
-        start = time.perf_counter()
-        for _ in range(times):
-            model = classifier(VGG, "frozen")
-            model.fit(flow("train", True), epochs=10, validation_data=flow("validation", False), verbose=0)
-        return 1000 * (time.perf_counter() - start) / times
+    def step():
+        model = classifier(VGG, "frozen")
+        model.fit(flow("train", True), epochs=10, validation_data=flow("validation", False), verbose=0)
 
-    return run, None
+    return lambda times: total_ms(step, times) / times, None
 
 
 def loader():
     train = flow("train", True)
 
-    def run(times):
-        start, pictures = time.perf_counter(), 0
-        for _ in range(times):
-            for index in range(len(train)):
-                images, _ = train[index]
-                pictures += len(images)
-            train.on_epoch_end()
-        return pictures / (time.perf_counter() - start)
+    def epoch():
+        for index in range(len(train)):
+            yield train[index][0]
+        train.on_epoch_end()
 
-    run(1)
-    return run, None
+    return rate_of(epoch), None
+
+
+def photographs(part, shuffle=False):
+    """Keras's way of today, which decodes ahead on all threads; its resizing has no filter against aliasing."""
+    folder, side = os.path.join(PHOTOGRAPHS, part), side_of(LITE)
+    return keras.utils.image_dataset_from_directory(
+        folder, label_mode="binary", image_size=(side, side), batch_size=BATCH, shuffle=shuffle, verbose=False
+    ).prefetch(2)
+
+
+def loader_of_photographs():
+    train = photographs("train", shuffle=True)
+    return rate_of(lambda: (images for images, _ in train)), None
+
+
+def epoch_of_photographs(name):
+    model, train, validation = classifier(name, "frozen"), photographs("train", shuffle=True), photographs("validation")
+    step = lambda: model.fit(train, epochs=1, validation_data=validation, verbose=0)
+    # The graph is traced here, once.
+    step()
+    return lambda times: total_ms(step, times) / times, epoch_features(name)
 
 
 def prepare(work):
@@ -197,6 +204,10 @@ def prepare(work):
         return forward(*shape)
     if rest == "loader":
         return loader()
+    if work == "loader_photographs":
+        return loader_of_photographs()
+    if rest == "epoch_photographs":
+        return epoch_of_photographs(name)
     if rest == "ten_epochs_cached":
         return ten_epochs()
     kind, opened = rest.split("_")

@@ -48,10 +48,12 @@ type Work = Box<dyn FnMut(usize) -> Result<f64>>;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let (Some(models), Some(data)) = (arguments.next(), arguments.next()) else {
-        return Err("benches/peers/run.sh starts this".into());
+    let mut folder = || arguments.next().ok_or("benches/peers/run.sh starts this");
+    let ours = Ours {
+        models: folder()?,
+        data: folder()?,
+        photographs: folder()?,
     };
-    let ours = Ours { models, data };
     let mut work: Option<Work> = None;
     say(&format!("ready {}", env!("CARGO_PKG_VERSION")))?;
     for line in std::io::stdin().lock().lines() {
@@ -74,6 +76,8 @@ struct Ours {
     models: PathBuf,
     /// The folder with `train` and `validation`.
     data: PathBuf,
+    /// Another one, of photographs.
+    photographs: PathBuf,
 }
 
 impl Ours {
@@ -102,8 +106,12 @@ impl Ours {
             // VGG's key is as old as the trainer.
             Some(("step", open)) if base == VGG => Ok((self.fitted_step(open)?, String::new())),
             Some(("step", open)) => Ok((self.step(base, open)?, String::new())),
+            Some(("epoch", "photographs")) => {
+                Ok((self.epoch_of_photographs(base)?, self.epoch_features(base)?))
+            }
             Some(("epoch", open)) => Ok((self.epoch(base, open)?, self.epoch_features(base)?)),
             Some(("ten", "epochs_cached")) => Ok((self.ten_epochs_cached()?, String::new())),
+            Some(("loader", "photographs")) => self.loader_of_photographs(),
             None if rest == "loader" => Ok((self.loader()?, String::new())),
             None => self.forward(base, rest),
             _ => Err(format!("no work {name}").into()),
@@ -214,9 +222,7 @@ impl Ours {
 
     /// Milliseconds of an epoch of the notebook's ten: one that decodes the pictures, and nine that remember them.
     fn epoch(&self, base: &str, open: &str) -> Result<Work> {
-        let train = DirectoryDataset::open(self.data.join("train"))?;
-        let validation =
-            DirectoryDataset::open_with_classes(self.data.join("validation"), train.class_names())?;
+        let (train, validation) = parts(&self.data)?;
         let mut model = self.classifier(base, open, train.class_names())?;
         Ok(Box::new(move |times| {
             let trainer = Trainer::new(RmsProp::new(2e-5))
@@ -233,12 +239,25 @@ impl Ours {
         }))
     }
 
+    /// Milliseconds of an epoch over photographs on a frozen base, from the files to the last validation.
+    fn epoch_of_photographs(&self, base: &str) -> Result<Work> {
+        let (train, validation) = parts(&self.photographs)?;
+        let model = self.classifier(base, "frozen", train.class_names())?;
+        let mut model = model.resize(Resize::Bilinear);
+        Ok(Box::new(move |times| {
+            let trainer = Trainer::new(RmsProp::new(2e-5)).batch_size(BATCH).epochs(1);
+            let start = Instant::now();
+            for _ in 0..times {
+                trainer.fit(&mut model, &train, &validation)?;
+            }
+            Ok(1000.0 * start.elapsed().as_secs_f64() / times as f64)
+        }))
+    }
+
     /// Milliseconds of the notebook's ten epochs on a frozen base, with five fixed variations of each picture whose
     /// features are computed once: everything from the files on is counted.
     fn ten_epochs_cached(&self) -> Result<Work> {
-        let train = DirectoryDataset::open(self.data.join("train"))?;
-        let validation =
-            DirectoryDataset::open_with_classes(self.data.join("validation"), train.class_names())?;
+        let (train, validation) = parts(&self.data)?;
         let mut model = self.classifier(VGG, "frozen", train.class_names())?;
         Ok(Box::new(move |times| {
             let trainer = Trainer::new(RmsProp::new(2e-5))
@@ -256,26 +275,47 @@ impl Ours {
 
     /// Pictures a second from disk to batches, decoded anew, resized and augmented.
     fn loader(&self) -> Result<Work> {
-        let train = DirectoryDataset::open(self.data.join("train"))?;
+        let (train, _) = parts(&self.data)?;
         let loader = Loader::new(&train, SIDE, SIDE)
             .batch_size(BATCH)
             .resize(Resize::Nearest)
             .shuffle(1)
-            .augment(Augmenter::notebook(), 1)
-            .cache(0);
-        let mut work: Work = Box::new(move |times| {
-            let (start, mut pictures) = (Instant::now(), 0);
-            for epoch in 0..times {
-                for batch in loader.epoch(epoch as u64) {
-                    pictures += batch?.labels.len();
-                }
-            }
-            Ok(pictures as f64 / start.elapsed().as_secs_f64())
-        });
-        // Puts the files into the system's cache.
-        work(1)?;
-        Ok(work)
+            .augment(Augmenter::notebook(), 1);
+        pictures_a_second(loader)
     }
+
+    /// Photographs a second from disk to batches, and what there is to say of those for validation.
+    fn loader_of_photographs(&self) -> Result<(Work, String)> {
+        let (train, validation) = parts(&self.photographs)?;
+        let loader = |set| Loader::new(set, TIMM_SIDE, TIMM_SIDE).batch_size(BATCH);
+        let batch = loader(&validation).epoch(0).next();
+        let answer = fingerprint(&batch.ok_or("no photographs")??.inputs)?;
+        Ok((pictures_a_second(loader(&train).shuffle(1))?, answer))
+    }
+}
+
+/// The pictures for training and those for validation.
+fn parts(data: &Path) -> Result<(DirectoryDataset, DirectoryDataset)> {
+    let train = DirectoryDataset::open(data.join("train"))?;
+    let validation =
+        DirectoryDataset::open_with_classes(data.join("validation"), train.class_names())?;
+    Ok((train, validation))
+}
+
+/// Of a loader that remembers nothing, with the files in the system's cache.
+fn pictures_a_second(loader: Loader) -> Result<Work> {
+    let loader = loader.cache(0);
+    let mut work: Work = Box::new(move |times| {
+        let (start, mut pictures) = (Instant::now(), 0);
+        for epoch in 0..times {
+            for batch in loader.epoch(epoch as u64) {
+                pictures += batch?.labels.len();
+            }
+        }
+        Ok(pictures as f64 / start.elapsed().as_secs_f64())
+    });
+    work(1)?;
+    Ok(work)
 }
 
 /// The base and the rest of a key: `resnet18_8x224`, `resnet18_step_all`; without a base it is VGG19's.

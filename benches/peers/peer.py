@@ -3,13 +3,14 @@
 A peer is one process that answers lines of its standard input with one line each of its standard output:
 
     prepare WORK     ok [SUM SQUARES SAMPLE…]   what `fingerprint` makes of the features, where there are any
-    run WORK TIMES   ok FIGURE                  milliseconds of one of TIMES repetitions; pictures a second for `loader`
+    run WORK TIMES   ok FIGURE                  milliseconds of one of TIMES repetitions; pictures a second for `loader…`
     memory           ok MB                      the most memory this process ever held
     cost WORK        ok MULTIPLICATIONS BYTES   of one repetition; ours alone answers this
 
 or `error REASON`. Before the first it says `ready VERSION`. benches/peers/ours.rs and rten/ say the same in Rust.
 """
 
+import itertools
 import os
 import re
 import statistics
@@ -116,10 +117,32 @@ def median_ms(step, times):
 def mean_ms(step, times):
     """As `median_ms`, with the mean: what an epoch divided by its steps is."""
     step()
+    return total_ms(step, times) / times
+
+
+def total_ms(step, times):
     start = time.perf_counter()
     for _ in range(times):
         step()
-    return 1000 * (time.perf_counter() - start) / times
+    return 1000 * (time.perf_counter() - start)
+
+
+def rate_of(epoch):
+    """times → pictures a second of as many epochs, each an iterable over batches, with the files in the system's cache."""
+
+    def run(times):
+        start = time.perf_counter()
+        pictures = sum(len(batch) for _ in range(times) for batch in epoch())
+        return pictures / (time.perf_counter() - start)
+
+    run(1)
+    return run
+
+
+def batches_of(pictures):
+    """Lists of BATCH pictures."""
+    pictures = iter(pictures)
+    return iter(lambda: list(itertools.islice(pictures, BATCH)), [])
 
 
 def peak_mb():

@@ -38,4 +38,6 @@ cc -O3 -march=native -ffp-contract=fast -pthread benches/peers/peak.c -o "$out/p
 
 data=../shared/data/santa
 [ -d "$data" ] || data=examples/santa/pictures
-exec "$venv/bin/python" benches/peers/compare.py --ours "$ours" --rten "$rten" --peak "$out/peak" --models "$out/models" --data "$data" --out target "$@"
+photographs=$out/photographs
+"$venv/bin/python" benches/peers/make_photographs.py "$data" "$photographs"
+exec "$venv/bin/python" benches/peers/compare.py --ours "$ours" --rten "$rten" --peak "$out/peak" --models "$out/models" --data "$data" --photographs "$photographs" --out target "$@"

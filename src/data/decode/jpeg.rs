@@ -224,10 +224,7 @@ impl Header {
                     None => break,
                 },
                 // The next marker: entropy-coded data are most of a file.
-                _ => bytes[at..]
-                    .iter()
-                    .position(|byte| *byte == 0xff)
-                    .unwrap_or(bytes.len()),
+                _ => memchr::memchr(0xff, &bytes[at..]).unwrap_or(bytes.len()),
             };
         }
         Ok(header)
