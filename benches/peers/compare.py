@@ -348,7 +348,10 @@ def machine(run, peaks):
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     output = lambda *command: subprocess.run(command, capture_output=True, text=True).stdout.strip()
     commit = output("git", "describe", "--always", "--dirty") or "no commit"
-    pictures = {part: sum(1 for path in (run.options.data / part).rglob("*") if path.is_file()) for part in ("train", "validation")}
+    pictures, photographs = (
+        {part: sum(1 for path in (data / part).rglob("*") if path.is_file()) for part in ("train", "validation")}
+        for data in (run.options.data, run.options.photographs)
+    )
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     return "\n".join(
         [
@@ -358,7 +361,8 @@ def machine(run, peaks):
             f"- At most, on {THREADS} threads: {flops:.0f} GFLOP/s of multiply-adds in registers, {bandwidth:.0f} GB/s read "
             "from memory.",
             f"- Rounds: {run.options.rounds}. Epochs and loader: {pictures['train']} training and "
-            f"{pictures['validation']} validation pictures.",
+            f"{pictures['validation']} validation pictures; photographs: {photographs['train']} and "
+            f"{photographs['validation']}.",
             "- Cells: median (best) of the rounds, then the ratio of the peer's median to ours. Milliseconds; pictures a "
             "second for `loader…`, megabytes for `…_mb`.",
             *(f"- {note}" for note in run.notes),

@@ -1,9 +1,11 @@
 """Writes files like a telephone's photographs of 12 megapixels, of which the repository has none: pictures enlarged, with
-a sensor's noise, so that the files are as long as those of photographs (3 MB). What is there already stays.
+a sensor's noise, so that the files are as long as those of photographs (3 MB). A folder that is there already stays; remove
+it to make them anew.
 
     make_photographs.py DATA OUT
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,16 +29,21 @@ def photograph(path, noise):
 
 
 def main(data, out):
+    if out.exists():
+        return
+    # Under its name only when it is whole.
+    unfinished = out.with_name(f"{out.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
     rng = np.random.default_rng(1)
     noise = (NOISE * rng.standard_normal((LONG, LONG, 3), dtype=np.float32)).round().astype(np.int8)
     for part, count in COUNTS.items():
         for folder in sorted(path for path in (data / part).iterdir() if path.is_dir()):
-            to = out / part / folder.name
-            to.mkdir(parents=True, exist_ok=True)
+            to = unfinished / part / folder.name
+            to.mkdir(parents=True)
             for path in sorted(folder.iterdir())[:count]:
                 file = to / f"{path.stem}.jpg"
-                if not file.exists():
-                    photograph(path, noise).save(file, quality=QUALITY, subsampling=SUBSAMPLING)
+                photograph(path, noise).save(file, quality=QUALITY, subsampling=SUBSAMPLING)
+    unfinished.rename(out)
 
 
 if __name__ == "__main__":

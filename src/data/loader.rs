@@ -286,7 +286,8 @@ impl Loader {
         let (rank, ranks) = self.share;
         let own = (rank..pictures).step_by(ranks).len();
         let read = move |turn: usize| loader.picture(rank + turn * ranks).map(|_| ());
-        for picture in Prefetch::new(own, 2 * threads, threads, read) {
+        // This thread is one of them.
+        for picture in Prefetch::new(own, 2 * threads, threads - 1, read) {
             picture?;
             if stop() {
                 return Ok(ControlFlow::Break(()));
